@@ -1,0 +1,99 @@
+"""What edges and gateways ask the control plane: the types on that wire, and its paths.
+
+| method, path | asked by | answer |
+| --- | --- | --- |
+| `GET /internal/v1/tunnels?uuid=` or `?domain=` | edge, gateway | `TunnelRecord`, 404 when unknown |
+| `GET /internal/v1/changes?after=` | edge, gateway | endless NDJSON of `Change`; a heartbeat every 5 s |
+| `POST /internal/v1/events` (`EventBatch`) | edge, gateway | 204 |
+| `POST /internal/v1/authenticate` (`Credential`) | gateway | `Principal`, 401 when unknown or expired |
+
+Every call carries `Authorization: Bearer <service key>`. Records hold no secret: the tunnel token is present only as
+a SHA-256 of its raw secret bytes, so an edge can check tokens while the control plane is down.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from qanat.ids import OrganizationID, TunnelID, WorkspaceID
+
+
+class Message(BaseModel):
+    """A frozen body; unknown fields are ignored, so that nodes of two versions can talk."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class TunnelRecord(Message):
+    """A tunnel as the data plane needs it."""
+
+    id: TunnelID
+    uuid: UUID
+    account_tag: str
+    secret_sha256: str
+    """Lowercase hex of SHA-256 over the raw secret bytes of the current token."""
+    domain: str
+    organization_id: OrganizationID
+    workspace_id: WorkspaceID
+    archived: bool
+    ca_certificates: tuple[str, ...]
+    """PEM of each live CA certificate; empty means: refuse MCP traffic."""
+
+
+class Change(Message):
+    """Something about a tunnel changed: forget what you knew of it. A heartbeat names no tunnel."""
+
+    cursor: int
+    kind: Literal["tunnel", "heartbeat", "reset"]
+    """`reset`: the cursor asked for is gone; forget everything."""
+    tunnel_id: TunnelID | None = None
+    tunnel_uuid: UUID | None = None
+    domain: str | None = None
+
+
+class Event(Message):
+    """Something an operator wants to see: stored by the control plane, shown in the console."""
+
+    time: datetime
+    kind: Literal[
+        "connector_registered",
+        "connector_lost",
+        "connector_refused",
+        "client_refused",
+        "tunnel_first_use",
+        "connectors_snapshot",
+        "traffic",
+        "call",
+    ]
+    node: str
+    tunnel_id: TunnelID | None = None
+    fields: dict[str, str | int | float | bool | None] = {}
+
+
+class EventBatch(Message):
+    """At most 1,000 events."""
+
+    events: tuple[Event, ...]
+
+
+class Credential(Message):
+    """A credential somebody presented to the gateway, and the workspace asked for, if any."""
+
+    credential: SecretStr
+    workspace_id: WorkspaceID | None = None
+
+
+class Principal(Message):
+    """Who a credential stands for."""
+
+    organization_id: OrganizationID
+    workspace_id: WorkspaceID | None
+    scopes: frozenset[str]
+    subject: str
+    """An id for logs and audit: `svac_…`, `apikey_…` or `user_…`."""
+    kind: Literal["access_token", "api_key", "tunnels_api_key", "session", "bootstrap"]
+    expires_at: datetime | None = None
