@@ -5,11 +5,11 @@ A customer's install has no server packages, so `qanat --help` must not import w
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 
-import click
-import typer
+from qanat import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "join": ("qanat.cli.join", "Connector and proxy in one process: the shortest way in."),
@@ -32,40 +32,33 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(typer.core.TyperGroup):
-    """A group that imports a subcommand's module when it is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = typer.main.get_command(importlib.import_module(COMMANDS[cmd_name][0]).app)
-        command.name = cmd_name
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-app = typer.Typer(
-    name="qanat",
-    cls=LazyGroup,
-    help="Self-hosted MCP tunnels.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-
-@app.callback()
-def root() -> None:
-    """Self-hosted MCP tunnels."""
-
-
 def main() -> None:
-    """Entry point of the `qanat` script."""
-    app(sys.argv[1:], prog_name="qanat")
+    """Entry point of the `qanat` script: find the subcommand's module, let its `app` do the rest."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(overview())
+        sys.exit(0 if arguments else 2)
+    name = arguments[0]
+    if name in ("--version", "-V"):
+        print(f"qanat {__version__}")
+        return
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        print(f"qanat: no command {name!r}{hint}; see qanat --help", file=sys.stderr)
+        sys.exit(2)
+    try:
+        module = importlib.import_module(COMMANDS[name][0])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("qanat"):
+            raise
+        print(f"qanat {name} needs the package {error.name!r}: pip install 'qanat[server]'", file=sys.stderr)
+        sys.exit(1)
+    module.app(arguments[1:], prog_name=f"qanat {name}")
+
+
+def overview() -> str:
+    """What `qanat --help` prints."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["Usage: qanat COMMAND [options]", "", "Self-hosted MCP tunnels.", "", "Commands:", *lines])
