@@ -224,3 +224,48 @@ class Registrar(Protocol):
     def connection_lost(self, connection: EdgeConnection, exc: Exception | None) -> None:
         """The connection is gone."""
         ...
+
+
+@dataclass(eq=False)
+class ConnectionLost(QanatError):
+    """The connection ended while something was asked of it."""
+
+    code: ClassVar[str] = "connection_lost"
+    status: ClassVar[int] = 503
+    retryable: ClassVar[bool] = True
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ConnectorConnection(ABC):
+    """The connector's end of a connection: made with a `StreamHandler`, which gets every stream the edge opens."""
+
+    @abstractmethod
+    async def register(self, request: RegistrationRequest) -> Registered:
+        """Ask the edge to serve the tunnel. The caller bounds the wait.
+
+        Raises `RegistrationRefused` with the edge's cause, `ConnectionLost` when the connection ends first, and
+        `ProtocolError` when the answer makes no sense. `request.connector.address` and `.protocol` do not travel.
+        """
+
+    @abstractmethod
+    async def unregister(self) -> None:
+        """Ask the edge to open no more streams; running ones go on, then the edge closes. The caller bounds the wait.
+
+        Raises `ConnectionLost`.
+        """
+
+    @property
+    @abstractmethod
+    def open_streams(self) -> int:
+        """Request streams open now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close now, streams included."""
+
+    @abstractmethod
+    async def wait_closed(self) -> Exception | None:
+        """Return once the connection is gone, with the reason if it did not end cleanly."""
