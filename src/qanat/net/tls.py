@@ -1,0 +1,344 @@
+"""TLS as a layer: ciphertext below, plaintext above.
+
+Our own pump over `ssl.MemoryBIO`, because asyncio's and uvloop's read 256 KB at a time and pay several times more per
+record. A handshake that fails still delivers its alert before the connection closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from qanat.errors import QanatError
+from qanat.net.layer import Layer
+
+RECORD_SIZE = 16384
+HANDSHAKE_TIMEOUT = 10.0
+
+_ALERTS = {
+    "TLSV1_ALERT_UNKNOWN_CA": "unknown certificate authority",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "bad certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "expired certificate",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "revoked certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "certificate unknown",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "unsupported certificate",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "handshake failure",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "protocol version not supported",
+    "TLSV1_ALERT_ACCESS_DENIED": "access denied",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "certificate required",
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "no application protocol",
+    "TLSV1_UNRECOGNIZED_NAME": "unrecognized name",
+}
+
+
+@dataclass(eq=False)
+class TLSFailed(QanatError):
+    """A TLS session could not be set up or was broken. `reason` is the peer's alert, or what we found wrong."""
+
+    code: ClassVar[str] = "tls_failed"
+    status: ClassVar[int] = 502
+    reason: str
+    by_peer: bool = False
+    """True when `reason` is an alert that the peer sent."""
+
+    def __str__(self) -> str:
+        return f"tls: {self.reason}"
+
+
+@dataclass(eq=False)
+class TLSTruncated(QanatError):
+    """The peer vanished without `close_notify`: whatever was last received may be incomplete (RFC 8446 6.1)."""
+
+    code: ClassVar[str] = "tls_truncated"
+    status: ClassVar[int] = 502
+    retryable: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "tls session ended without close_notify"
+
+
+def to_tls_failed(error: ssl.SSLError) -> TLSFailed:
+    """OpenSSL's error in the field's words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TLSFailed(f"certificate verify failed: {error.verify_message}")
+    reason = error.reason or str(error)
+    if "ALERT" in reason:
+        text = _ALERTS.get(reason, reason.split("ALERT_")[-1].replace("_", " ").lower())
+        return TLSFailed(text, by_peer=True)
+    return TLSFailed(_ALERTS.get(reason, reason.replace("_", " ").lower()), by_peer=reason in _ALERTS)
+
+
+class HandshakeGate:
+    """Bounds how many handshakes run at once, because each costs the loop about a millisecond.
+
+    Those beyond `limit` wait their turn; those beyond `waiting` more are turned away.
+    """
+
+    def __init__(self, limit: int = 128, waiting: int = 1024) -> None:
+        self._free, self._max_waiting = limit, waiting
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def enter(self, start: Callable[[], None]) -> bool:
+        """Call `start` now or when a place is free; False, and never, when too many wait already."""
+        if self._free:
+            self._free -= 1
+            start()
+        elif len(self._waiting) < self._max_waiting:
+            self._waiting.append(start)
+        else:
+            return False
+        return True
+
+    def forget(self, start: Callable[[], None]) -> bool:
+        """Take a waiting `start` out again. False when it has run already: then `leave` is due."""
+        try:
+            self._waiting.remove(start)
+        except ValueError:
+            return False
+        return True
+
+    def leave(self) -> None:
+        """A handshake is over: the next one may start."""
+        if self._waiting:
+            self._waiting.popleft()()
+        else:
+            self._free += 1
+
+
+class TLSLayer(Layer):
+    """One end of a TLS session; use `TLSServer` or `TLSClient`.
+
+    The protocol above hears `connection_made` after the handshake. If that fails, `on_failure` is called once with a
+    `TLSFailed` or `TLSTruncated` instead and the connection is closed. `verify` runs right after the handshake and
+    refuses the peer by raising `TLSFailed`.
+    """
+
+    def __init__(
+        self,
+        above: asyncio.Protocol,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        verify: Callable[[ssl.SSLObject], None] | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        gate: HandshakeGate | None = None,
+    ) -> None:
+        super().__init__(above)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self._verify, self._on_failure = verify, on_failure
+        self._handshake_timeout, self._gate = handshake_timeout, gate
+        self._gate_entered = self._gate_waiting = False
+        self._handshaking, self._closing, self._peer_closed = True, False, False
+        self._paused = self._pumping = self._flush_scheduled = False
+        self._failure: Exception | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # Called by the transport below.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.below = transport
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self._handshake_timeout, self._handshake_timed_out)
+        if self._gate is None:
+            self._step_handshake()
+            return
+        self._gate_waiting = True
+        if not self._gate.enter(self._enter_gate):
+            self._gate_waiting = False
+            self._fail(TLSFailed("too many handshakes at once"))
+
+    def _enter_gate(self) -> None:
+        self._gate_waiting, self._gate_entered = False, True
+        self._step_handshake()
+
+    def data_received(self, ciphertext: bytes) -> None:
+        self._incoming.write(ciphertext)
+        if self._handshaking:
+            if not self._gate_waiting:
+                self._step_handshake()
+        else:
+            self._pump()
+
+    def eof_received(self) -> bool | None:
+        if not self._peer_closed and self._failure is None:
+            self._failure = TLSTruncated()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_handshake()
+        if exc is None and not self._peer_closed and not self._closing:
+            exc = TLSTruncated()
+        self._closing = True
+        super().connection_lost(self._failure or exc)
+
+    def lost_early(self, exc: Exception | None) -> None:
+        if self._on_failure is not None:
+            self._on_failure(exc or TLSFailed("closed before the handshake was done"))
+
+    # Called by the protocol above.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or not data:
+            return
+        self.tls.write(data)
+        self._flush_soon()
+
+    def write_eof(self) -> None:
+        """Send `close_notify` and go on reading; only the end of our direction."""
+        if not self._closing:
+            self._send_close_notify()
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if not self._handshaking:
+            self._send_close_notify()
+        self.below.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        self.below.abort()
+
+    def is_closing(self) -> bool:
+        return self._closing or self.below.is_closing()
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        self.below.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.below.resume_reading()
+            self._loop.call_soon(self._pump)  # records that were already here when reading stopped
+
+    def is_reading(self) -> bool:
+        return not self._paused
+
+    def get_write_buffer_size(self) -> int:
+        return self.below.get_write_buffer_size() + self._outgoing.pending
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "ssl_object":
+            return self.tls
+        if name == "alpn_protocol":
+            return self.tls.selected_alpn_protocol() or default
+        if name == "peercert_der":
+            return self.tls.getpeercert(binary_form=True) or default
+        return super().get_extra_info(name, default)
+
+    # The pump.
+
+    def _step_handshake(self) -> None:
+        if not self._handshaking or self._closing:
+            return
+        try:
+            self.tls.do_handshake()
+            if self._verify is not None:
+                self._verify(self.tls)
+        except ssl.SSLWantReadError:
+            self._flush()
+            return
+        except ssl.SSLError as error:
+            self._fail(to_tls_failed(error))
+            return
+        except TLSFailed as error:
+            self._fail(error)
+            return
+        self._handshaking = False
+        self._end_handshake()
+        self._flush()
+        self._make_above()
+        self._pump()
+
+    def _end_handshake(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._gate is None:
+            return
+        if self._gate_waiting:
+            self._gate_waiting = not self._gate.forget(self._enter_gate)
+        elif self._gate_entered:
+            self._gate_entered = False
+            self._gate.leave()
+
+    def _handshake_timed_out(self) -> None:
+        self._timer = None
+        self._fail(TLSFailed("handshake timed out"))
+
+    def _pump(self) -> None:
+        if self._pumping or self._handshaking or self._peer_closed:
+            return
+        self._pumping = True
+        try:
+            while not self._paused and not self._closing:
+                plaintext = self.tls.read(RECORD_SIZE)  # one record: a larger buffer costs several times more
+                if not plaintext:
+                    self._hear_close_notify()
+                    break
+                self.above.data_received(plaintext)
+        except ssl.SSLWantReadError:
+            pass  # half a record: the rest is on its way
+        except ssl.SSLError as error:
+            self._fail(to_tls_failed(error))
+        finally:
+            self._pumping = False
+            self._flush()
+
+    def _hear_close_notify(self) -> None:
+        self._peer_closed = True
+        if not self.above.eof_received():
+            self.close()
+
+    def _send_close_notify(self) -> None:
+        with contextlib.suppress(ssl.SSLError):  # the peer's answer is not here yet, or never will be
+            self.tls.unwrap()
+        self._flush()
+
+    def _flush_soon(self) -> None:
+        if not self._pumping and not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._outgoing.pending and not self.below.is_closing():
+            self.below.write(self._outgoing.read())
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._flush()  # the alert that explains it
+        self._closing = True
+        self._end_handshake()
+        self.below.close()
+
+
+class TLSServer(TLSLayer):
+    """The accepting end: the edge's outer TLS, the proxy's inner TLS."""
+
+    def __init__(self, above: asyncio.Protocol, context: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(above, context, server_side=True, **options)
+
+
+class TLSClient(TLSLayer):
+    """The dialling end."""
+
+    def __init__(
+        self, above: asyncio.Protocol, context: ssl.SSLContext, server_hostname: str | None, **options: Any
+    ) -> None:
+        super().__init__(above, context, server_side=False, server_hostname=server_hostname, **options)

@@ -1,0 +1,167 @@
+"""WebSocket as a layer: frames below, a byte stream above. The handshake has already happened.
+
+The inner TLS session travels in here. Pings keep idle paths open (many networks drop a silent socket near 100 s), and
+a peer from which nothing at all arrived for `DEAD_AFTER` is taken for gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qanat.errors import QanatError
+from qanat.net.layer import Layer
+from qanat.wire.websocket import (
+    ABNORMAL,
+    GOING_AWAY,
+    NORMAL,
+    CloseReceived,
+    PayloadReceived,
+    WebSocketCodec,
+    WebSocketViolation,
+)
+
+PING_EVERY = 30.0
+DEAD_AFTER = 90.0
+CLOSE_TIMEOUT = 2.0
+"""Seconds the peer has to answer our Close."""
+
+
+@dataclass(eq=False)
+class WebSocketClosed(QanatError):
+    """The WebSocket ended in a way that may have cut its stream short. 1006: without a Close frame."""
+
+    code: ClassVar[str] = "websocket_closed"
+    status: ClassVar[int] = 502
+    retryable: ClassVar[bool] = True
+    close_code: int
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"websocket closed with code {self.close_code}" + (f": {self.reason}" if self.reason else "")
+
+
+class WebSocketLayer(Layer):
+    """One end of a WebSocket; use `WebSocketServer` or `WebSocketClient`."""
+
+    def __init__(self, above: asyncio.Protocol, codec: WebSocketCodec) -> None:
+        super().__init__(above)
+        self._codec = codec
+        self._closing = False
+        self._close_seen = False
+        self._failure: Exception | None = None
+        self._last_heard = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._last_heard = self._loop.time()
+        self._timer = self._loop.call_later(PING_EVERY, self._keep_alive)
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._last_heard = self._loop.time()
+        codec = self._codec
+        try:
+            codec.receive_data(data)
+        except WebSocketViolation as violation:
+            self._hear_events()
+            self._fail(violation)
+            return
+        self._hear_events()
+        if outgoing := codec.data_to_send():  # Pongs
+            self.below.write(outgoing)
+
+    def _hear_events(self) -> None:
+        for event in self._codec.events_received():
+            if isinstance(event, PayloadReceived):
+                if not self._closing:
+                    self.above.data_received(event.data)
+            elif isinstance(event, CloseReceived):
+                self._hear_close(event)
+
+    def _hear_close(self, event: CloseReceived) -> None:
+        self._close_seen = True
+        if not self._closing:
+            if event.close_code not in (NORMAL, GOING_AWAY, 1005):
+                self._failure = WebSocketClosed(event.close_code, event.reason)
+            self.above.eof_received()
+            if not self._closing:  # the protocol above may have closed meanwhile, and so sent our Close
+                self._send_close(NORMAL, "")
+        self.below.close()
+
+    def eof_received(self) -> bool | None:
+        if not self._close_seen:
+            self._failure = self._failure or WebSocketClosed(ABNORMAL)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if exc is None and not self._close_seen and not self._closing:
+            exc = WebSocketClosed(ABNORMAL)
+        super().connection_lost(self._failure or exc)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or not data:
+            return
+        self._codec.send_payload(data)
+        self.below.write(self._codec.data_to_send())
+
+    def write_eof(self) -> None:
+        raise NotImplementedError("a WebSocket has no half-close")
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.close_with(NORMAL)
+
+    def close_with(self, close_code: int, reason: str = "") -> None:
+        """End with a Close frame. The reason is short, ASCII and free of names and addresses."""
+        if self._closing:
+            return
+        self._send_close(close_code, reason)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self.below.abort)
+
+    def is_closing(self) -> bool:
+        return self._closing or self.below.is_closing()
+
+    def _send_close(self, close_code: int, reason: str) -> None:
+        self._closing = True
+        self._codec.send_close(close_code, reason)
+        self.below.write(self._codec.data_to_send())
+        self.below.resume_reading()  # or the peer's Close would never be seen
+
+    def _fail(self, violation: WebSocketViolation) -> None:
+        self._failure = violation
+        if not self._closing:
+            self._send_close(violation.close_code, "")
+        self.below.close()
+
+    def _keep_alive(self) -> None:
+        if self._loop.time() - self._last_heard > DEAD_AFTER and self.below.is_reading():
+            self._failure = WebSocketClosed(ABNORMAL, "nothing heard from the peer")
+            self.below.abort()
+            return
+        self._codec.send_ping()
+        self.below.write(self._codec.data_to_send())
+        self._timer = self._loop.call_later(PING_EVERY, self._keep_alive)
+
+
+class WebSocketServer(WebSocketLayer):
+    """The end that was asked for the upgrade: the proxy's."""
+
+    def __init__(self, above: asyncio.Protocol) -> None:
+        super().__init__(above, WebSocketCodec())
+
+
+class WebSocketClient(WebSocketLayer):
+    """The end that asked for the upgrade: the gateway's. Masks what it sends."""
+
+    def __init__(self, above: asyncio.Protocol) -> None:
+        super().__init__(above, WebSocketCodec(lambda: os.urandom(4)))
