@@ -1,0 +1,78 @@
+"""The body reader: what it understands, and that it refuses whatever two parsers could read differently."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qanat.proxy.policy.inspect import BodyRefused, RPCMessage, check_headers, read_messages
+
+
+def call(name: str, **arguments: object) -> bytes:
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    return json.dumps(body).encode()
+
+
+def test_a_tool_call_is_read_with_its_name_and_arguments() -> None:
+    assert read_messages(call("search", q="x")) == [RPCMessage("tools/call", 7, "search", {"q": "x"})]
+
+
+def test_every_message_of_a_batch_is_read() -> None:
+    names = [message.name for message in read_messages(b"[" + call("a") + b"," + call("b") + b"]")]
+    assert names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"7",
+        b"{",
+        b'{"method":"tools/call","params":{"name":"ok","name":"drop"}}',
+        b'{"method":"tools/call","method":"ping"}',
+        b'{"method":"tools/call","params":{"name":7}}',
+        b'{"method":"tools/call"}',
+        b'{"method":5}',
+        b'{"id":true,"method":"ping"}',
+        b'{"id":NaN,"method":"ping"}',
+        b'{"method":"p\xff"}',
+        b'{"a":' + b"[" * 65 + b"]" * 65 + b"}",
+        b"[" * 100_000,
+        '{"method":"ping"}'.encode("utf-16"),
+    ],
+)
+def test_an_ambiguous_body_is_refused(body: bytes) -> None:
+    with pytest.raises(BodyRefused):
+        read_messages(body)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_raises_nothing_but_a_refusal(body: bytes) -> None:
+    with contextlib.suppress(BodyRefused):
+        read_messages(body)
+
+
+def test_brackets_inside_strings_are_no_nesting() -> None:
+    assert read_messages(call("search", q="[" * 1000 + '\\"' + "{" * 1000))[0].name == "search"
+
+
+@pytest.mark.parametrize(
+    ("methods", "names"),
+    [(["tools/list"], []), (["tools/call", "tools/call"], []), ([], ["other"]), (["tools/call"], ["search", "search"])],
+)
+def test_headers_that_disagree_with_the_body_are_refused(methods: list[str], names: list[str]) -> None:
+    message = read_messages(call("search"))[0]
+    with pytest.raises(BodyRefused) as caught:
+        check_headers(message, methods, names)
+    assert (caught.value.rpc_code, caught.value.http_status, caught.value.rpc_id) == (-32020, 400, 7)
+
+
+def test_headers_that_agree_or_are_absent_pass() -> None:
+    message = read_messages(call("search"))[0]
+    check_headers(message, ["tools/call"], ["search"])
+    check_headers(message, [], [])
