@@ -1,0 +1,120 @@
+"""What an HTTP/2 connection reports.
+
+Header names are lower case, values latin-1 text; pseudo-headers come first, as on the wire. A stream's story is its
+head (`RequestReceived` or `ResponseReceived`), data, perhaps trailers, then `StreamEnded`, or `StreamReset` at any
+point. `StreamClosed` follows once our own side is done too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """A stream opened by the client."""
+
+    stream_id: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class InformationalReceived:
+    """A 1xx answer; the final one follows."""
+
+    stream_id: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseReceived:
+    """The final answer's head."""
+
+    stream_id: int
+    headers: Headers
+
+
+@dataclass(slots=True)  # not frozen: one is made for each frame, and a frozen one costs thrice
+class DataReceived:
+    """Payload. `acknowledge(stream_id, len(data))` once it has been taken, or the peer's window closes."""
+
+    stream_id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TrailersReceived:
+    """Trailers; `StreamEnded` follows."""
+
+    stream_id: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The peer sends no more on this stream."""
+
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReset:
+    """The stream is gone, all queued data with it."""
+
+    stream_id: int
+    error_code: int
+    by_peer: bool = True
+    """False when we reset it because of what the peer sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """Both sides have ended cleanly, and all we sent is out."""
+
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDrained:
+    """As asked by `notify_below`: the stream's queue has fallen low enough to write more."""
+
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsReceived:
+    """The peer's settings are in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class PingAcknowledged:
+    """The answer to our PING."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GoAwayReceived:
+    """The peer will process no stream above `last_stream_id`, and wants no new ones."""
+
+    last_stream_id: int
+    error_code: int
+    debug: bytes
+
+
+Event = (
+    RequestReceived
+    | InformationalReceived
+    | ResponseReceived
+    | DataReceived
+    | TrailersReceived
+    | StreamEnded
+    | StreamReset
+    | StreamClosed
+    | QueueDrained
+    | SettingsReceived
+    | PingAcknowledged
+    | GoAwayReceived
+)
