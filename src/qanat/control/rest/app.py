@@ -1,0 +1,53 @@
+"""The application: every router under one envelope."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from qanat import __version__
+from qanat.control.errors import Refused
+from qanat.control.operations import Operations
+from qanat.control.rest import internal, keys, tunnels
+from qanat.control.rest.envelope import Envelope, error_answer
+from qanat.control.rest.internal import ServiceKeys
+from qanat.control.rest.limits import RateLimits
+
+
+class CompleteJSON(JSONResponse):
+    """JSON that says its charset."""
+
+    media_type = "application/json; charset=utf-8"
+
+
+def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio.Event) -> ASGIApp:
+    """The ASGI application. `closing`, once set, ends the streams of changes."""
+    context = operations.context
+    app = FastAPI(
+        title="qanat control plane", version=__version__, default_response_class=CompleteJSON,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
+    )  # fmt: skip
+    app.state.operations = operations
+    app.state.service_keys = service_keys
+    app.state.closing = closing
+    app.state.limits = RateLimits(context.config.limits, context.clock)
+    for router in (tunnels.router, keys.router, internal.router):
+        app.include_router(router)
+    app.add_api_route("/healthz", healthy, include_in_schema=False)
+    for error in (HTTPException, RequestValidationError, Refused, Exception):
+        app.add_exception_handler(error, answer_error)
+    return Envelope(app, lambda: context.new_id("req"), context.clock, context.config.trusted_proxies)
+
+
+async def healthy(request: Request) -> dict[str, str]:
+    return {"status": "ok"}
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    status, headers, body = error_answer(error, request.state.request_id)
+    return Response(body, status, headers)

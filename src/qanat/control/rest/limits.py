@@ -1,0 +1,62 @@
+"""Rate limits: a token bucket for each credential, address or rule, in memory of this process."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from qanat.clock import Clock
+from qanat.control.config import Limits
+from qanat.control.errors import RateLimited
+
+MAX_KEYS = 20_000
+"""Buckets remembered; beyond it the one unused longest is forgotten, which refills it."""
+
+
+@dataclass
+class _Bucket:
+    left: float
+    at: float
+
+
+class Buckets:
+    """`per_minute` at once, then evenly refilled."""
+
+    def __init__(self, per_minute: int, clock: Clock) -> None:
+        self._size, self._clock = per_minute, clock
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, key: str) -> None:
+        """Raises `RateLimited` when the bucket of `key` is empty."""
+        now = self._clock.monotonic()
+        bucket = self._buckets.setdefault(key, _Bucket(self._size, now))
+        self._buckets.move_to_end(key)
+        bucket.left = min(self._size, bucket.left + (now - bucket.at) * self._size / 60)
+        bucket.at = now
+        if bucket.left < 1:
+            raise RateLimited(math.ceil((1 - bucket.left) * 60 / self._size))
+        bucket.left -= 1
+        if len(self._buckets) > MAX_KEYS:
+            self._buckets.popitem(last=False)
+
+
+class RateLimits:
+    """The limits of the API."""
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
+        self._requests = Buckets(limits.requests_per_minute, clock)
+        self._token_reads = Buckets(limits.token_reads_per_minute, clock)
+        self._exchanges = Buckets(limits.exchanges_per_minute, clock)
+
+    def count_request(self, credential_id: str) -> None:
+        """One call with a credential."""
+        self._requests.take(credential_id)
+
+    def count_token_read(self, credential_id: str) -> None:
+        """One reveal or rotate."""
+        self._token_reads.take(credential_id)
+
+    def count_exchange(self, key: str) -> None:
+        """One token exchange of an address, or of a rule."""
+        self._exchanges.take(key)
