@@ -269,32 +269,3 @@ class ConnectorConnection(ABC):
     @abstractmethod
     async def wait_closed(self) -> Exception | None:
         """Return once the connection is gone, with the reason if it did not end cleanly."""
-
-
-class ConnectorConnection(ABC):
-    """The connector's end of a connection. Its streams go to the `StreamHandler` it was made with."""
-
-    @abstractmethod
-    async def registered(self) -> Registered:
-        """Wait for the edge's answer. Raises `RegistrationRefused`, `ConnectionUnavailable` when the connection is
-        lost first, `ProtocolError`."""
-
-    @abstractmethod
-    async def unregister(self) -> None:
-        """Tell the edge to open no more streams; returns when it has answered, or after 5 s, or with the connection.
-
-        The edge lets running streams end and then closes: `wait_closed`, for as long as the grace period lasts.
-        """
-
-    @property
-    @abstractmethod
-    def open_streams(self) -> int:
-        """Request streams open now."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close now, streams included."""
-
-    @abstractmethod
-    async def wait_closed(self) -> None:
-        """Return once the connection is gone."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 from qanat.errors import QanatError
 from qanat.log import get_logger
 from qanat.tunnel.connection import (
-    ConnectionUnavailable,
+    ConnectionLost,
     ConnectorInfo,
     EdgeConnection,
     Registered,
@@ -154,67 +153,81 @@ class EdgeControl:
 class ConnectorControl:
     """The connector's end of a control stream."""
 
-    def __init__(
-        self, registration: RegisterConnection, write: Callable[[bytes], None], local_configuration: bytes = b"{}"
-    ) -> None:
-        self._registration, self._write = registration, write
-        self._local_configuration = local_configuration
+    def __init__(self, write: Callable[[bytes], None], local_configuration: bytes = b"{}") -> None:
+        self._write, self._local_configuration = write, local_configuration
         self._codec = ControlClient()
         loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = loop.create_future()
         self._registered: asyncio.Future[Registered] = loop.create_future()
         self._unregistered: asyncio.Future[None] = loop.create_future()
+        self._conn_index = 0
 
-    def start(self) -> None:
-        """The stream is open: register."""
-        self._codec.register(self._registration)
-        self._flush()
+    def opened(self) -> None:
+        """The stream is there: registration may begin."""
+        if not self._opened.done():
+            self._opened.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the control stream. Raises `ProtocolError`."""
         self._codec.receive_data(data)
         for event in self._codec.events_received():
             match event:
-                case RegistrationAnswered(result):
+                case RegistrationAnswered(result) if not self._registered.done():
                     self._answered(result)
                 case Unregistered() if not self._unregistered.done():
                     self._unregistered.set_result(None)
         self._flush()
 
-    async def registered(self) -> Registered:
-        """See `ConnectorConnection.registered`."""
+    async def register(self, request: RegistrationRequest, local_address: bytes = b"") -> Registered:
+        """See `ConnectorConnection.register`."""
+        await asyncio.shield(self._opened)
+        self._conn_index = request.conn_index
+        self._codec.register(_message(request, local_address))
+        self._flush()
         return await asyncio.shield(self._registered)
 
     async def unregister(self) -> None:
         """See `ConnectorConnection.unregister`."""
-        if not self._registered.done() or self._registered.exception() is not None or self._unregistered.done():
-            return
-        self._codec.unregister()
-        self._flush()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(RPC_TIMEOUT):
-                await asyncio.shield(self._unregistered)
+        if not self._unregistered.done():
+            self._codec.unregister()
+            self._flush()
+        await asyncio.shield(self._unregistered)
 
     def lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        if not self._registered.done():
-            error = exc if isinstance(exc, QanatError) else ConnectionUnavailable("connection with edge closed")
-            self._registered.set_exception(error)
-            self._registered.exception()  # whoever cares awaits registered(); nobody has to
-        if not self._unregistered.done():
-            self._unregistered.set_result(None)
+        error = exc if isinstance(exc, QanatError) else ConnectionLost("connection with edge closed")
+        for future in (self._opened, self._registered, self._unregistered):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever waits hears of it; nobody has to
 
     def _answered(self, result: ConnectionDetails | ConnectionError) -> None:
-        if self._registered.done():
-            return
         if isinstance(result, ConnectionError):
             refusal = RegistrationRefused(result.cause, result.retry_after, result.should_retry)
             self._registered.set_exception(refusal)
             self._registered.exception()
             return
         self._registered.set_result(Registered(result.connection_id, result.location, result.remotely_managed))
-        if self._registration.conn_index == 0 and not result.remotely_managed:
+        if self._conn_index == 0 and not result.remotely_managed:
             self._codec.update_local_configuration(self._local_configuration)
 
     def _flush(self) -> None:
         if data := self._codec.data_to_send():
             self._write(data)
+
+
+def _message(request: RegistrationRequest, local_address: bytes) -> RegisterConnection:
+    connector = request.connector
+    return RegisterConnection(
+        account_tag=request.account_tag,
+        secret=request.secret,
+        tunnel_uuid=request.tunnel_uuid,
+        conn_index=request.conn_index,
+        connector_id=connector.connector_id,
+        features=connector.features,
+        version=connector.version,
+        arch=connector.arch,
+        local_address=local_address,
+        replace_existing=request.replace_existing,
+        previous_attempts=request.previous_attempts,
+    )

@@ -292,7 +292,7 @@ class HTTP2Connection(Endpoint):
             return
         stream = self._streams[stream_id] = self._sender.new_stream(stream_id, self.settings.initial_window)
         stream.has_head, stream.expected = True, expected
-        self._events.append(RequestReceived(stream_id, headers))
+        self._events.append(RequestReceived(stream_id, headers, end_stream))
         if end_stream:
             self._end_remote(stream)
 

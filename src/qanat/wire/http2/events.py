@@ -14,10 +14,11 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class RequestReceived:
-    """A stream opened by the client."""
+    """A stream opened by the client; `is_bare` when it ends with its head."""
 
     stream_id: int
     headers: Headers
+    is_bare: bool
 
 
 @dataclass(frozen=True, slots=True)
