@@ -229,9 +229,9 @@ class ConnectorStream(Stream, IncomingStream):
             self._reset(self.abort_code)
 
     def ended_by_peer(self) -> None:
-        if self.head.kind is StreamKind.HTTP:
+        if self.head.has_body:
             self._protocol.eof_received()
-        else:
+        elif self.head.kind is not StreamKind.HTTP:
             self.close()  # the wire has no half-close: the first end ends both directions
 
 
@@ -327,7 +327,7 @@ def _is_bare(head: RequestHead) -> bool:
 
 def _request_headers(head: RequestHead) -> Headers:
     return (
-        (":method", head.method),
+        (":method", head.method if head.kind is StreamKind.HTTP else "GET"),
         (":scheme", "https"),
         (":authority", head.authority),
         (":path", head.path or "/"),
