@@ -1,0 +1,77 @@
+"""Events for operators: logged at once, and handed to the control plane in batches when it listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from itertools import islice
+
+from qanat.api.internal import Event, EventBatch
+from qanat.clock import Clock
+from qanat.edge.directory import TunnelDirectory
+from qanat.edge.metrics import Metrics
+from qanat.errors import QanatError
+from qanat.ids import TunnelID
+from qanat.log import get_logger
+
+MAX_QUEUE = 10_000
+MAX_BATCH = 1_000
+FLUSH_EVERY = 1.0
+MAX_BACKOFF = 10.0
+
+_log = get_logger("qanat.edge")
+
+Kind = str
+Field = str | int | float | bool | None
+_PHRASES = {
+    "connector_registered": "connector registered",
+    "connector_lost": "connector lost",
+    "connector_refused": "connector refused",
+    "client_refused": "client refused",
+    "tunnel_first_use": "tunnel first use",
+}
+
+
+class EventQueue:
+    """At most `MAX_QUEUE` events wait; beyond that the oldest are dropped and counted."""
+
+    def __init__(self, node: str, clock: Clock, metrics: Metrics) -> None:
+        self._node, self._clock, self._metrics = node, clock, metrics
+        self._queue: deque[Event] = deque()
+        self._waiting = asyncio.Event()
+
+    def emit(self, kind: str, tunnel: TunnelID | None = None, **fields: Field) -> None:
+        """Log an event and queue it for the control plane."""
+        if (phrase := _PHRASES.get(kind)) is not None:
+            log = _log.warn if kind.endswith("refused") else _log.info
+            log(phrase, tunnel=tunnel, **fields)
+        event = Event.model_validate(
+            {"time": self._clock.now(), "kind": kind, "node": self._node, "tunnel_id": tunnel, "fields": fields}
+        )
+        if len(self._queue) >= MAX_QUEUE:
+            self._queue.popleft()
+            self._metrics.events_dropped.inc()
+        self._queue.append(event)
+        self._waiting.set()
+
+    async def run(self, directory: TunnelDirectory) -> None:
+        """Hand over what is queued, for ever; what cannot be handed over now waits."""
+        backoff = FLUSH_EVERY
+        while True:
+            await self._waiting.wait()
+            await asyncio.sleep(backoff)  # gathers a batch, or waits out an outage
+            try:
+                await self.flush(directory)
+                backoff = FLUSH_EVERY
+            except (QanatError, OSError):
+                backoff = min(MAX_BACKOFF, backoff * 2)
+
+    async def flush(self, directory: TunnelDirectory) -> None:
+        """Hand over everything queued. Raises what the directory raises; the events are kept then."""
+        while self._queue:
+            batch = tuple(islice(self._queue, MAX_BATCH))
+            await directory.send_events(EventBatch(events=batch))
+            handed = set(map(id, batch))
+            while self._queue and id(self._queue[0]) in handed:  # some may have been dropped meanwhile
+                self._queue.popleft()
+        self._waiting.clear()

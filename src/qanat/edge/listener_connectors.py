@@ -1,0 +1,88 @@
+"""The connector listener: TCP and UDP on one port, quiet towards probes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qanat.edge import contexts
+from qanat.edge.config import EdgeConfig, parse_listen
+from qanat.edge.door import Door, Doors
+from qanat.edge.metrics import Metrics
+from qanat.net.tls import HandshakeGate, TLSServer
+from qanat.tunnel.connection import Registrar
+from qanat.tunnel.http2 import EdgeHTTP2
+
+PROBE_NAME = "probe.cftunnel.com"
+PROBE_SECONDS = 10.0
+
+
+class Quiet(asyncio.Protocol):
+    """Says nothing to a probe, and closes if the probe does not."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._timer = asyncio.get_running_loop().call_later(PROBE_SECONDS, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+
+
+class Greeter(asyncio.Protocol):
+    """Waits for the handshake, then lets the name asked for decide: a probe, or a connection to be registered."""
+
+    def __init__(self, registrar: Registrar) -> None:
+        self._registrar = registrar
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        name = contexts.server_name(transport.get_extra_info("ssl_object"))
+        above: asyncio.Protocol = Quiet() if name == PROBE_NAME else EdgeHTTP2(self._registrar)
+        transport.set_protocol(above)
+        above.connection_made(transport)
+
+
+class ConnectorListener:
+    """Accepts connectors over HTTP/2, and over QUIC when it is served."""
+
+    def __init__(self, config: EdgeConfig, registrar: Registrar, metrics: Metrics) -> None:
+        self._config, self._registrar = config, registrar
+        limits = config.limits
+        self._doors = Doors("connectors", limits.connector_connections, metrics)
+        self._gate = HandshakeGate(limits.handshakes, limits.waiting_handshakes)
+        self._context = contexts.for_connectors(config.connectors.tls)
+        self._server: asyncio.Server | None = None
+
+    async def start(self, reuse_port: bool = False) -> tuple[str, int]:
+        """Listen; returns the bound address."""
+        host, port = parse_listen(self._config.connectors.listen_addr)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._door, host or None, port, reuse_port=reuse_port, backlog=1024)
+        bound = self._server.sockets[0].getsockname()
+        return bound[0], bound[1]
+
+    def _door(self) -> Door:
+        return Door(self._doors, self._accept)
+
+    def _accept(self, address: str, _: str) -> asyncio.Protocol:
+        def failed(error: Exception) -> None:
+            self._doors.cut(f"handshake_failed: {error}", address)
+
+        return TLSServer(
+            Greeter(self._registrar),
+            self._context.current(),
+            on_failure=failed,
+            gate=self._gate,
+            handshake_timeout=self._config.limits.handshake_timeout.total_seconds(),
+        )
+
+    def stop_listening(self) -> None:
+        """Accept nobody else."""
+        if self._server is not None:
+            self._server.close()
+
+    async def close(self) -> None:
+        """Stop listening and end every connection."""
+        self.stop_listening()
+        self._doors.abort_all()
+        await asyncio.sleep(0)
+        if self._server is not None:
+            await self._server.wait_closed()

@@ -1,0 +1,116 @@
+"""A client's connection and a tunnel stream, joined: the edge's whole data plane once the upgrade is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from qanat.edge.errors import ConnectorUnreachable
+from qanat.edge.frames import BAD_GATEWAY, FrameTracker, close_frame, going_away_frame
+from qanat.tunnel.connection import ResponseHead, StreamProtocol
+
+
+class StreamEnd(StreamProtocol):
+    """Listens to the tunnel stream. Until it is accepted it holds the answer for whoever opened it.
+
+    `on_accepted` is called with the head the moment the proxy says 101, before any data, and must call `join`.
+    """
+
+    transport: asyncio.Transport
+    client: asyncio.Transport
+
+    def __init__(self, via: str, on_accepted: Callable[[StreamEnd, ResponseHead], None]) -> None:
+        self.via = via
+        """`local` or `node`: where the stream goes from here."""
+        self.answer: asyncio.Future[ResponseHead] = asyncio.get_running_loop().create_future()
+        self.answer.add_done_callback(_mark_seen)
+        self._on_accepted = on_accepted
+        self._joined = self._notice_due = False
+        self.frames = FrameTracker()
+        self.bytes_received = 0
+
+    def join(self, client: asyncio.Transport) -> None:
+        """From now on what the tunnel sends goes to `client`."""
+        self.client, self._joined = client, True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def response_received(self, head: ResponseHead) -> None:
+        if self.answer.done():
+            return
+        if head.status == 101:
+            self._on_accepted(self, head)
+        self.answer.set_result(head)
+
+    def data_received(self, data: bytes) -> None:
+        if self._joined:  # else the body of a refusal, which nobody reads
+            self.bytes_received += len(data)
+            self.frames.feed(data)
+            self.client.write(data)
+            if self._notice_due:
+                self.announce_going_away()
+
+    def pause_writing(self) -> None:
+        if self._joined:
+            self.client.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._joined:
+            self.client.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(ConnectorUnreachable())
+        if not self._joined:
+            return
+        if exc is not None and not self.explain(BAD_GATEWAY, "connection_lost at connector"):
+            self.client.abort()
+        self.client.close()
+
+    def announce_going_away(self) -> None:
+        """Ask the client to finish and dial again, as soon as a frame fits in."""
+        self._notice_due = not self.frames.at_boundary
+        if not self._notice_due and not self.frames.closed:
+            self.client.write(going_away_frame())
+
+    def explain(self, close_code: int, reason: str) -> bool:
+        """Tell the client why its stream ends, if a frame fits in now; True if it has been told."""
+        if self.frames.closed:
+            return True
+        if not self.frames.at_boundary:
+            return False
+        self.client.write(close_frame(close_code, reason))
+        self.frames.closed = True
+        return True
+
+
+class ClientEnd(asyncio.Protocol):
+    """Listens to the client, once joined."""
+
+    def __init__(self, stream: asyncio.Transport, on_lost: Callable[[], None]) -> None:
+        self._stream, self._on_lost = stream, on_lost
+        self.bytes_received = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_received += len(data)
+        self._stream.write(data)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None:
+            self._stream.close()
+        else:
+            self._stream.abort()
+        self._on_lost()
+
+
+def _mark_seen(answer: asyncio.Future[ResponseHead]) -> None:
+    if not answer.cancelled():
+        answer.exception()  # whoever waited may have gone

@@ -1,0 +1,127 @@
+"""The edge as a whole: builds the parts, starts the listeners, and stops them in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from qanat.api.control_client import ControlClient
+from qanat.api.internal import TunnelRecord
+from qanat.clock import SystemClock
+from qanat.edge.cache import CachedDirectory
+from qanat.edge.config import EdgeConfig
+from qanat.edge.connections import LiveConnections
+from qanat.edge.directory import TunnelDirectory
+from qanat.edge.events import EventQueue
+from qanat.edge.listener_clients import ClientListener
+from qanat.edge.listener_connectors import ConnectorListener
+from qanat.edge.metrics import Metrics
+from qanat.edge.node import NodeRegistrar
+from qanat.edge.registrar import TokenCheck
+from qanat.edge.router import Router
+from qanat.edge.sessions import Sessions
+from qanat.errors import ConfigInvalid
+from qanat.log import get_logger
+
+CLOSE_SECONDS = 2.0
+"""For what is still open at the end to hear of its close."""
+
+_log = get_logger("qanat.edge")
+
+
+class Edge:
+    """One edge node. `serve` makes and starts it."""
+
+    connector_address: tuple[str, int]
+    client_address: tuple[str, int]
+
+    def __init__(self, config: EdgeConfig, source: TunnelDirectory) -> None:
+        self.config, self._source = config, source
+        limits = config.limits
+        self.metrics = Metrics()
+        self.connections = LiveConnections()
+        self.events = EventQueue(config.name, SystemClock(), self.metrics)
+        self.directory = CachedDirectory(source, self._tunnel_changed)
+        self._check = TokenCheck(self.directory, self.connections, limits, config.name)
+        self.registrar = NodeRegistrar(self._check, self.connections, self.metrics, self.events)
+        self.router = Router(
+            self.connections,
+            open_timeout=limits.open_timeout.total_seconds(),
+            streams_per_tunnel=limits.streams_per_tunnel,
+        )
+        self.sessions = Sessions(
+            self.directory, self.router, limits, self.metrics, self.events, lambda: config.client_organizations
+        )
+        self.clients = ClientListener(config, self.sessions, self.metrics)
+        self.connectors = ConnectorListener(config, self.registrar, self.metrics)
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def _tunnel_changed(self, record: TunnelRecord) -> None:
+        self.registrar.tunnel_changed(record)
+        if record.archived:
+            self.sessions.of_tunnel_archived(record.id)
+
+    async def start(self, reuse_port: bool = False) -> None:
+        """Listen. Raises `OSError` when an address is taken."""
+        self.connector_address = await self.connectors.start(reuse_port)
+        self.client_address = await self.clients.start(reuse_port)
+        for work in (self.directory.run(), self.events.run(self._source), self.sessions.sweep()):
+            self._tasks.append(asyncio.create_task(work))
+        _log.info("edge listening", connectors=self.connector_address, clients=self.client_address)
+
+    async def drain(self) -> None:
+        """Leave without a lost call: no new guests, everybody asked to go elsewhere, `drain_timeout` at most."""
+        seconds = self.config.drain_timeout.total_seconds()
+        _log.info("edge draining", sessions=len(self.sessions), connections=len(self.connections), seconds=seconds)
+        self.metrics.draining.set(1)
+        self.clients.stop_listening()
+        self.connectors.stop_listening()
+        self.sessions.drain()
+        await self.registrar.drain(seconds)
+        _log.info("edge drained", sessions=len(self.sessions), connections=len(self.connections))
+
+    async def close(self) -> None:
+        """End everything now."""
+        await self.sessions.close()
+        for connection in list(self.connections):
+            connection.close()
+        await asyncio.sleep(0)
+        await self.clients.close()
+        await self.connectors.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def serve(config: EdgeConfig, directory: TunnelDirectory | None = None) -> AsyncIterator[Edge]:
+    """A running edge. Without a `directory` it asks the control plane of the configuration.
+
+    Raises `ConfigInvalid` for files that cannot be used, `OSError` for addresses that are taken.
+    """
+    client: ControlClient | None = None
+    if directory is None:
+        client = connect_control(config)
+        directory = client
+    edge = Edge(config, directory)
+    try:
+        await edge.start()
+        yield edge
+    finally:
+        await edge.close()
+        if client is not None:
+            await client.aclose()
+
+
+def connect_control(config: EdgeConfig) -> ControlClient:
+    """The client of the configured control plane. Raises `ConfigInvalid`."""
+    control = config.control
+    if control is None:
+        raise ConfigInvalid(["control is required"])
+    try:
+        key = control.read_key()
+        return ControlClient(control.url, key, ca_file=control.ca_file, timeout=control.timeout.total_seconds())
+    except OSError as error:
+        raise ConfigInvalid([f"control: {error.strerror or error}"]) from error

@@ -1,0 +1,166 @@
+"""Every client session of a node: what they share, how many there are, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from qanat.edge.admission import identify
+from qanat.edge.cache import CachedDirectory
+from qanat.edge.config import ClientMapping, Limits
+from qanat.edge.errors import EdgeDraining, EdgeRefused, TooManyStreams
+from qanat.edge.events import EventQueue
+from qanat.edge.frames import POLICY, TRY_AGAIN
+from qanat.edge.metrics import Metrics
+from qanat.edge.request import UpgradeRequest
+from qanat.edge.router import Router
+from qanat.edge.session import ClientSession, Guest
+from qanat.ids import TunnelID
+from qanat.log import get_logger
+
+SWEEPS_PER_IDLE_TIME = 4
+
+_log = get_logger("qanat.edge")
+
+
+class Sessions:
+    """The sessions of one node, clients' and other nodes'."""
+
+    def __init__(
+        self,
+        directory: CachedDirectory,
+        router: Router,
+        limits: Limits,
+        metrics: Metrics,
+        events: EventQueue,
+        mappings: Callable[[], tuple[ClientMapping, ...]],
+    ) -> None:
+        self.directory, self.router, self.limits = directory, router, limits
+        self._metrics, self._events, self._mappings = metrics, events, mappings
+        self._open: dict[ClientSession, int] = {}
+        """Each session, and how many bytes it had moved when last looked at."""
+        self._of_client: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._used: set[TunnelID] = set()
+        self.draining = False
+        self.empty = asyncio.Event()
+        self.empty.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def guest(self, transport: asyncio.Transport, address: str, is_node: bool) -> Guest:
+        """Who is at the other end of a finished handshake."""
+        if is_node:
+            return Guest(address, None)
+        certificate = transport.get_extra_info("ssl_object").getpeercert()
+        return Guest(address, identify(certificate, fingerprint_of(transport), self._mappings()))
+
+    def add(self, session: ClientSession) -> None:
+        """A handshake is done."""
+        self._open[session] = 0
+        self._of_client[session.guest.name] += 1
+        self._metrics.clients.inc()
+        self.empty.clear()
+
+    def remove(self, session: ClientSession) -> None:
+        """A session is over."""
+        moved = self._open.pop(session, None)
+        if moved is None:
+            return
+        self._metrics.clients.dec()
+        self._of_client[session.guest.name] -= 1
+        if not self._of_client[session.guest.name]:
+            del self._of_client[session.guest.name]
+        if session.stream is not None and session.client_end is not None:
+            self._metrics.bytes.labels("to_client").inc(session.stream.bytes_received)
+            self._metrics.bytes.labels("to_tunnel").inc(session.client_end.bytes_received)
+            self._metrics.streams.labels(session.stream.via).dec()
+        if not self._open:
+            self.empty.set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a session's opening; it is cancelled when the node closes."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def check_admission(self, guest: Guest, request: UpgradeRequest) -> None:
+        """Raises `EdgeRefused` for what needs no look at the tunnel."""
+        if self.draining:
+            raise EdgeDraining
+        if guest.identity is not None:
+            if request.stripped:
+                self._metrics.stripped.inc(request.stripped)
+                _log.warn("internal headers stripped", client=guest.name, address=guest.address, count=request.stripped)
+            if self._of_client[guest.name] > self.limits.connections_per_client:
+                raise TooManyStreams
+
+    def opened(self, session: ClientSession, seconds: float) -> None:
+        """A stream was accepted."""
+        assert session.stream is not None
+        via = session.stream.via
+        self._metrics.opened.labels(via).inc()
+        self._metrics.streams.labels(via).inc()
+        self._metrics.open_seconds.observe(seconds)
+        tunnel = session.tunnel
+        if tunnel is not None and tunnel.id not in self._used:
+            self._used.add(tunnel.id)
+            self._events.emit("tunnel_first_use", tunnel.id, client=session.guest.name, address=session.guest.address)
+
+    def refused(self, guest: Guest, refusal: EdgeRefused, request: UpgradeRequest | None) -> None:
+        """Log and count a refusal; the host is named only to those who may know whether it exists."""
+        self._metrics.refused.labels(refusal.code).inc()
+        host = None if request is None else request.host
+        self._events.emit(
+            "client_refused", None, client=guest.name, address=guest.address, code=refusal.code, host=host
+        )
+
+    def of_tunnel_archived(self, tunnel: TunnelID) -> None:
+        """Cut every session of a tunnel that is gone."""
+        for session in [each for each in self._open if each.tunnel is not None and each.tunnel.id == tunnel]:
+            session.cut(POLICY, "tunnel_archived at edge")
+
+    async def sweep(self) -> None:
+        """Close what has been idle for too long, for ever."""
+        period = self.limits.idle_timeout.total_seconds() / SWEEPS_PER_IDLE_TIME
+        quiet: Counter[ClientSession] = Counter()
+        while True:
+            await asyncio.sleep(period)
+            for session, before in list(self._open.items()):
+                moved = session.bytes_moved
+                self._open[session] = moved
+                quiet[session] = quiet[session] + 1 if moved == before else 0
+                if quiet[session] >= SWEEPS_PER_IDLE_TIME:
+                    _log.info(
+                        "idle stream closed",
+                        client=session.guest.name,
+                        tunnel=None if session.tunnel is None else session.tunnel.id,
+                    )
+                    session.cut(TRY_AGAIN, "idle at edge")
+            for session in [each for each in quiet if each not in self._open]:
+                del quiet[session]
+
+    def drain(self) -> None:
+        """Refuse new requests, and ask every client to finish and dial again."""
+        self.draining = True
+        for session in list(self._open):
+            if session.stream is not None:
+                session.stream.announce_going_away()
+
+    async def close(self) -> None:
+        """End every session now."""
+        for session in list(self._open):
+            session.cut(TRY_AGAIN, "edge_draining at edge")
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def fingerprint_of(transport: asyncio.Transport) -> str:
+    """SHA-256 of the peer's certificate, 64 hex digits."""
+    return hashlib.sha256(transport.get_extra_info("peercert_der") or b"").hexdigest()
