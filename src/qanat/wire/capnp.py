@@ -238,7 +238,7 @@ class StructReader:
         if index >= self._pointers:
             return ()
         found = _list_at(self._message, self._segment, self._slot(index))
-        if found is None or not found.count:
+        if found is None or (found.kind != _COMPOSITE and not found.count):
             return ()
         if found.kind != _COMPOSITE:
             raise CapnpInvalid("a Cap'n Proto list is not of structs")
