@@ -1,40 +1,71 @@
-# Everything a person needs: `make help` lists it.
+# Everything a person needs: `make help` lists it. What is installed is stamped: a second run downloads nothing.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/
-STAMP := $(VENV)/.installed
+PIP := $(RUN)python -m pip install --quiet --disable-pip-version-check
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+ENVIRONMENTS := $(patsubst tests/environments/%.txt,.venv-%/.installed,$(wildcard tests/environments/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast check format bench clean
+.PHONY: help demo test fast check format bench fuzz prepare clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(STAMP): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "qanat needs $(PYTHON) 3.11 or newer: install it, or say make PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "qanat needs Python 3.11 or newer; $(PYTHON) is older"; exit 1; }
-	@echo "installing into $(VENV) (the first time only)"
-	@test -x $(RUN)python || $(PYTHON) -m venv $(VENV)
-	@$(RUN)python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
-
-demo: $(STAMP) ## run the whole tunnel on this machine and send a request through it (ONCE=1: then stop)
+demo: $(RUNTIME) ## run the whole tunnel on this machine and send a request through it (ONCE=1: then stop)
 	@$(RUN)qanat dev $(if $(ONCE),--once)
 
-fast: $(STAMP) ## the default suite: everything that takes no more than a moment
+fast: $(DEV) ## the default suite: everything that takes no more than a moment
 	@$(RUN)python -m pytest
 
-test: $(STAMP) check ## every test that needs no help from outside
+test: check prepare ## everything: the checks, then every test, the slow ones too
 	@$(RUN)python -m pytest -m ''
 
-check: $(STAMP) ## lint, format, types
+check: $(DEV) ## lint, format, types, architecture, docs
 	@$(RUN)ruff check
 	@$(RUN)ruff format --check
 	@$(RUN)mypy
+	@$(RUN)python -m pytest -q tests/test_architecture.py tests/test_requirements.py tests/docs
 
-format: $(STAMP) ## rewrite the code in the house format
+format: $(DEV) ## rewrite the code in the house format
 	@$(RUN)ruff format
 	@$(RUN)ruff check --fix
 
+bench: $(DEV) ## measure: ratios in one run on one machine, CPU seconds beside wall time
+	@$(RUN)python -m bench
+
+fuzz: $(DEV) ## feed the codecs garbage for a while (SECONDS=60)
+	@$(RUN)python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS))
+
+prepare: $(DEV) $(ENVIRONMENTS) ## install what the tests want beside Python packages: Debian and npm packages, older SDKs
+	@tests/prepare.sh
+
 clean: ## remove what these commands made
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-* tests/npm/node_modules .mypy_cache .ruff_cache .hypothesis
+
+# What a run of the product needs, without the tools of its development.
+$(RUNTIME): pyproject.toml | $(RUN)python
+	@echo "installing qanat into $(VENV) (the first time only)"
+	@$(PIP) -e '.[server]'
+	@touch $@
+
+$(DEV): pyproject.toml | $(RUN)python
+	@echo "installing qanat and its development tools into $(VENV) (the first time only)"
+	@$(PIP) -e '.[dev]'
+	@touch $(RUNTIME) $@
+
+$(RUN)python:
+	@command -v $(PYTHON) >/dev/null \
+	  || { echo "qanat needs Python 3.11 or newer: install it, or say make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "qanat needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tests/prepare.sh venv
+	@$(PYTHON) -m venv $(VENV)
+
+# Other versions of packages, for tests that run a program in them.
+.venv-%/.installed: tests/environments/%.txt | $(RUN)python
+	@echo "installing .venv-$* (the first time only)"
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

@@ -1,0 +1,29 @@
+-- The knowledge base of a small web shop's IT department. Read by qanat.samples.kb into a fresh database.
+CREATE TABLE articles (
+    id TEXT PRIMARY KEY,
+    title TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    body TEXT NOT NULL,
+    updated_at TEXT NOT NULL
+);
+
+INSERT INTO articles VALUES
+('vpn-setup', 'Set up the VPN on a laptop', 'network', 'Install the client from the self-service portal and sign in with your work account. Choose the profile "Office" at home and "Office over 443" where the network lets only web traffic through, as in most hotels. The second is slower but survives almost everywhere. Split tunnelling is off: all traffic goes through the office while the VPN is up.', '2026-08-14'),
+('vpn-drops', 'The VPN drops again and again', 'network', 'First try the profile "Office over 443": many hotel and train networks forget UDP connections after a few minutes. If that does not help, turn off power saving for the network card. A drop exactly every eight hours is no fault: the session ends then and you sign in again.', '2026-09-02'),
+('password-reset', 'Reset a forgotten password', 'accounts', 'Use "Forgot password" on the sign-in page; the link is valid for 30 minutes. If the mail does not come, look in the junk folder, then ask the service desk. Nobody from IT will ever ask for your password, on the phone or by mail.', '2026-07-30'),
+('two-factor-lost', 'Lost or changed phone: two-factor sign-in', 'accounts', 'The service desk removes the old device once your line manager has confirmed who you are in a video call. Enrol the new phone within 24 hours. Keep the ten backup codes on paper, not on the phone they are meant to replace.', '2026-09-21'),
+('new-starter', 'Checklist for a new colleague', 'accounts', 'A week before: account, laptop, badge photo. First day: sign in, enrol two-factor, hand over the badge. Warehouse staff also need a role in the warehouse system (picker, packer or lead), which their shift lead orders with a ticket.', '2026-06-11'),
+('incident-severity', 'How urgent is an incident?', 'operations', 'Urgent: customers cannot order or pay, or data is being lost. High: a team cannot work, or money is wrong. Normal: there is a way around. Low: an annoyance. Urgent incidents page the person on call; everything else waits for working hours.', '2026-05-20'),
+('on-call', 'On call: the first fifteen minutes', 'operations', 'Acknowledge the page, open the incident channel, and write down what you see before you change anything. Roll back first if something was deployed within the last hour. Say in the channel what you are about to do, every time. If you are stuck after fifteen minutes, wake the second person: that is what the rota is for.', '2026-08-03'),
+('payment-502', 'Payments fail with status 502', 'shop', 'A 502 at checkout comes from the payment connector, not from the bank. Look at the age of pooled connections: the provider closes idle ones after 60 seconds, so the pool must let go of them earlier. Orders without a payment can be settled from the back office with "Request payment again"; never by creating the order a second time.', '2026-04-17'),
+('refund-policy', 'Refunds: who may approve what', 'shop', 'Support may refund up to 200 EUR, a team lead up to 2,000 EUR, above that finance. Refunds go to the original means of payment. Before refunding, check the order for an earlier refund with the same reference: a payment run that is repeated pays twice.', '2026-09-05'),
+('gift-cards', 'Gift cards and discount codes', 'shop', 'A gift card is a means of payment, a discount code changes the price. Both may be used for one order, and the discount is applied first. Gift cards are valid for five years and cannot be paid out.', '2026-03-28'),
+('search-index', 'Rebuild the search index of the shop', 'shop', 'Run the job "reindex" with the analyser "icu-folding", or words with umlauts and accents find nothing. It takes about an hour; the old index answers until the new one is complete. Afterwards search for "Tür" and "crème" as a test.', '2026-09-26'),
+('stock-import', 'The nightly stock import', 'operations', 'Starts at 02:15 and ends before 03:00. Reads the suppliers'' files, drops articles that are discontinued, and writes stock levels in batches of 5,000. When it is late, look at the size of the files first: a supplier that sends its whole catalogue makes it take hours.', '2026-02-09'),
+('label-printer', 'Label printers in the warehouse', 'devices', 'Labels are 110 mm long; driver updates like to set 100 mm, and then the last centimetre is cut off. Calibrate after each change of the roll: hold the feed button until the light blinks twice.', '2026-09-22'),
+('certificates', 'Renew a TLS certificate', 'network', 'Public certificates renew by themselves 30 days before they expire, and the job tells the channel when it fails. Internal ones are issued for 90 days by the internal CA. Never copy a private key into a ticket: make a new key instead.', '2026-09-10'),
+('mcp-tunnel', 'Why our tickets can be reached by an assistant', 'network', 'The ticketing system and this knowledge base are MCP servers in our own network. Nothing listens to the outside: a connector dials out and holds a tunnel open. What travels in it is encrypted from the assistant''s gateway to the proxy beside these servers, so that the relay between them cannot read it.', '2026-09-15'),
+('data-retention', 'How long we keep what', 'policy', 'Orders and invoices: ten years. Tickets: three years after they are closed. Logs with personal data: 30 days. Backups: 35 days. Whoever needs an exception asks the data protection officer before, not afterwards.', '2026-01-19');
+
+CREATE VIRTUAL TABLE articles_text USING fts5(title, topic, body, content=articles, tokenize="porter unicode61 remove_diacritics 2");
+INSERT INTO articles_text (rowid, title, topic, body) SELECT rowid, title, topic, body FROM articles;
