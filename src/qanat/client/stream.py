@@ -1,0 +1,111 @@
+"""The end of a tunnel as `httpcore2` wants it: a stream to await, over transports that push."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+import httpcore2
+
+from qanat.net.layer import HIGH_WATER, LOW_WATER
+
+
+class Receiver(asyncio.Protocol):
+    """Keeps what arrived until somebody reads it, and stops the sender when that is too much."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+        self.ended = False
+        self.failure: Exception | None = None
+        self._paused = False
+        self._readable = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        self._readable.set()
+        if len(self.buffer) > HIGH_WATER and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool | None:
+        self.ended = True
+        self._readable.set()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended, self.failure = True, exc
+        self._readable.set()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    async def take(self, max_bytes: int) -> bytes:
+        """The next bytes; none at the end. Raises `httpcore2.ReadError` when the end was not clean."""
+        if not self.buffer and not self.ended:
+            self._readable.clear()
+            await self._readable.wait()
+        data = bytes(self.buffer[:max_bytes])
+        del self.buffer[:max_bytes]
+        if self._paused and len(self.buffer) < LOW_WATER:
+            self._paused = False
+            self.transport.resume_reading()
+        if not data and self.failure is not None:
+            raise httpcore2.ReadError(str(self.failure))
+        return data
+
+    async def give(self, data: bytes) -> None:
+        """Send `data`, and return once there is room for more."""
+        if self.ended or self.transport.is_closing():
+            raise httpcore2.WriteError(str(self.failure or "the connection is closed"))
+        self.transport.write(data)
+        await self._writable.wait()
+
+
+class TunnelStream(httpcore2.AsyncNetworkStream):
+    """A connected session with a server behind a tunnel. TLS is on already."""
+
+    def __init__(self) -> None:
+        self.receiver = Receiver()
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.receiver.take(max_bytes)
+        except TimeoutError:
+            raise httpcore2.ReadTimeout("reading through the tunnel timed out") from None
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self.receiver.give(buffer)
+        except TimeoutError:
+            raise httpcore2.WriteTimeout("writing through the tunnel timed out") from None
+
+    async def aclose(self) -> None:
+        self.receiver.transport.close()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        """The stream itself: inner TLS belongs to the dialling, and no other trust than the tunnel's applies."""
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "ssl_object":
+            return self.receiver.transport.get_extra_info("ssl_object")
+        if info == "is_readable":  # asked of idle connections: anything to read there means the end
+            return bool(self.receiver.buffer) or self.receiver.ended
+        return None

@@ -1,0 +1,92 @@
+"""Who is asking: the caller's credential, and what it may do here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from qanat.api.internal import Principal, TunnelRecord
+from qanat.errors import QanatError
+from qanat.gateway.errors import APIError
+from qanat.ids import WorkspaceID
+from qanat.log import get_logger
+
+log = get_logger("qanat.gateway")
+SCOPES = frozenset({"workspace:inference", "workspace:developer"})
+REMEMBERED = 4096
+LIFETIME = 5.0
+"""Seconds an answer of the control plane is taken again without asking: revocation takes no longer than this."""
+STATIC = 300.0
+"""Seconds an answer still counts while the control plane is down."""
+
+
+class ControlPlane(Protocol):
+    """What the gateway asks the control plane. Raises `QanatError` when it cannot answer."""
+
+    async def authenticate(self, credential: str, workspace_id: WorkspaceID | None = None) -> Principal | None: ...
+
+    async def by_domain(self, domain: str) -> TunnelRecord | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An admitted caller."""
+
+    principal: Principal
+
+    @property
+    def scope(self) -> tuple[str, str]:
+        """What separates caches and connections of one caller from another's."""
+        return (self.principal.organization_id, self.principal.workspace_id or "")
+
+
+class Gatekeeper:
+    """Admits callers, remembering the control plane's answers for a moment."""
+
+    def __init__(self, control: ControlPlane) -> None:
+        self._control = control
+        self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+
+    async def admit(self, headers: Mapping[str, str], now: float) -> Caller:
+        """The caller behind a request. Raises `APIError` (401, 403, 500)."""
+        credential = credential_of(headers)
+        if credential is None:
+            raise APIError(401, "x-api-key or authorization header is required")
+        principal = await self._identify(credential, headers.get("anthropic-workspace-id"), now)
+        if principal is None:
+            raise APIError(401, "invalid x-api-key" if "x-api-key" in headers else "invalid bearer token")
+        if principal.kind not in ("api_key", "access_token") or not principal.scopes & SCOPES:
+            raise APIError(403, "This credential may not use the Messages API")
+        return Caller(principal)
+
+    async def _identify(self, credential: str, workspace: str | None, now: float) -> Principal | None:
+        key = hashlib.sha256(f"{workspace or ''}\n{credential}".encode()).digest()
+        known = self._known.get(key)
+        if known is not None and now < known[0]:
+            return known[1]
+        try:
+            principal = await self._control.authenticate(credential, WorkspaceID(workspace) if workspace else None)
+        except QanatError as error:
+            log.error("control plane unavailable", error=str(error))
+            if known is not None and now < known[0] + STATIC:
+                return known[1]
+            raise APIError(500, "Authentication is temporarily unavailable") from None
+        if principal is None:
+            self._known.pop(key, None)
+            return None
+        self._known[key] = (now + LIFETIME, principal)
+        self._known.move_to_end(key)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return principal
+
+
+def credential_of(headers: Mapping[str, str]) -> str | None:
+    """The API key or bearer token; `x-api-key` wins when both are there."""
+    if key := headers.get("x-api-key", "").strip():
+        return key
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None

@@ -1,0 +1,140 @@
+"""The HTTP surface: routes, bodies, credentials, errors in the API's form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from qanat.gateway.access import Caller, Gatekeeper
+from qanat.gateway.answer import Answering
+from qanat.gateway.errors import APIError, internal, invalid, not_found
+from qanat.gateway.exchange import MessageExchange
+from qanat.ids import make_id
+from qanat.log import get_logger
+
+log = get_logger("qanat.gateway")
+Handler = Callable[[Request, Caller, "Reply"], Awaitable[Any]]
+
+
+class Reply:
+    """What every answer of one request carries, whatever its kind."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.request_id = make_id("req", os.urandom(16))
+        self.endpoint = endpoint
+        self.headers = {"request-id": self.request_id}
+
+    def identify(self, caller: Caller) -> None:
+        """Say whom the answer is for."""
+        self.headers["anthropic-organization-id"] = caller.principal.organization_id
+        if caller.principal.workspace_id:
+            self.headers["anthropic-workspace-id"] = caller.principal.workspace_id
+
+
+class GatewayApp:
+    """The ASGI application."""
+
+    def __init__(self, answering: Answering, gatekeeper: Gatekeeper) -> None:
+        self._answering, self._gatekeeper = answering, gatekeeper
+        self._metrics = answering.metrics
+        routes = [
+            Route("/v1/messages", self._endpoint("messages", self._messages), methods=["POST"]),
+            Route("/v1/messages/count_tokens", self._endpoint("count_tokens", self._count_tokens), methods=["POST"]),
+            Route("/v1/models", self._endpoint("models", self._list_models), methods=["GET"]),
+            Route("/v1/models/{model:path}", self._endpoint("models", self._get_model), methods=["GET"]),
+            Route("/healthz", self._health, methods=["GET"]),
+        ]
+        handlers = {404: self._no_route, 405: self._no_route}
+        self._app = Starlette(routes=routes, exception_handlers=handlers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def _endpoint(self, name: str, handler: Handler) -> Callable[[Request], Awaitable[Any]]:
+        """The handler behind authentication, with every failure in the API's form."""
+
+        async def respond(request: Request) -> Any:
+            reply = Reply(name)
+            try:
+                caller = await self._gatekeeper.admit(request.headers, asyncio.get_running_loop().time())
+                reply.identify(caller)
+                return await handler(request, caller, reply)
+            except APIError as error:
+                return self._refuse(reply, error)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            except Exception:
+                log.exception("request failed", request_id=reply.request_id)
+                return self._refuse(reply, internal())
+
+        return respond
+
+    async def _messages(self, request: Request, caller: Caller, reply: Reply) -> Any:
+        parsed = self._answering.parse(await self._read_json(request), request.headers)
+        return MessageExchange(
+            lambda emit: self._answering.message(parsed, caller, reply.request_id, emit),
+            stream=parsed.stream,
+            headers=reply.headers,
+            request_id=reply.request_id,
+            ping_interval=self._answering.config.ping_interval.total_seconds(),
+            on_status=lambda status: self._count(reply, status),
+        )
+
+    async def _count_tokens(self, request: Request, caller: Caller, reply: Reply) -> Response:
+        parsed = self._answering.parse(await self._read_json(request), request.headers, counting=True)
+        tokens = await self._answering.count_tokens(parsed, caller, reply.request_id)
+        return self._send(reply, {"input_tokens": tokens})
+
+    async def _list_models(self, request: Request, caller: Caller, reply: Reply) -> Response:
+        return self._send(reply, self._answering.models.page(request.query_params))
+
+    async def _get_model(self, request: Request, caller: Caller, reply: Reply) -> Response:
+        return self._send(reply, self._answering.models.info(request.path_params["model"]))
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        reply = Reply("unknown")
+        if getattr(error, "status_code", 404) == 405:
+            return self._refuse(reply, APIError(405, "Method not allowed"))
+        return self._refuse(reply, not_found("Not found"))
+
+    async def _read_json(self, request: Request) -> Any:
+        """The body. Raises `APIError` (413, 400)."""
+        limit = self._answering.config.limits.body_bytes
+        too_large = APIError(413, f"Request exceeds the maximum size of {limit} bytes")
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise too_large
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                raise too_large
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise invalid("The request body is not valid JSON") from None
+
+    def _send(self, reply: Reply, body: Any) -> Response:
+        self._count(reply, 200)
+        return JSONResponse(body, headers=reply.headers)
+
+    def _refuse(self, reply: Reply, error: APIError) -> Response:
+        self._count(reply, error.http_status)
+        headers = {**reply.headers, **error.headers}
+        return JSONResponse(error.body(reply.request_id), error.http_status, headers)
+
+    def _count(self, reply: Reply, status: int) -> None:
+        self._metrics.requests.labels(reply.endpoint, str(status)).inc()
+        log.info("request answered", endpoint=reply.endpoint, status=status, request_id=reply.request_id)

@@ -1,0 +1,159 @@
+"""The server-side loop: sample, run the MCP calls the model made, sample again.
+
+A reply that also calls one of the client's tools ends the response; its MCP calls stay pending until the client comes
+back. Failed tool calls never fail the request: the model reads the error and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+from qanat.gateway.errors import APIError
+from qanat.gateway.history import Message, to_upstream
+from qanat.gateway.request import Block, MessagesRequest
+from qanat.gateway.results import ToolResult, failed
+from qanat.gateway.tools import ToolTable
+from qanat.gateway.turn import Call, Event, Turn
+from qanat.gateway.upstream import CallInfo, Upstream
+
+Emit = Callable[[list[Event]], Awaitable[None]]
+OWN_FIELDS = ("mcp_servers", "stream", "tools", "messages", "thread")
+MIN_THINKING = 1024
+
+
+class ToolCaller(Protocol):
+    """Whoever runs MCP calls. Never raises for what a server does; that becomes an error result."""
+
+    async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult: ...
+
+
+@dataclass(frozen=True)
+class LoopLimits:
+    """Bounds of one response."""
+
+    iterations: int = 10
+    parallel_calls: int = 16
+    time: timedelta = timedelta(seconds=600)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Everything one response is made from."""
+
+    request: MessagesRequest
+    table: ToolTable
+    upstream: Upstream
+    tools: ToolCaller
+    info: CallInfo
+    limits: LoopLimits = LoopLimits()
+    upstream_model: str = ""
+    media: dict[str, tuple[Block, ...]] | None = None
+    """Richer content of results in the history, by wire id."""
+
+
+async def answer(talk: Conversation, turn: Turn, pending: Sequence[Block], emit: Emit) -> None:
+    """Produce the response into `turn`, emitting events on the way. Raises `APIError`; cancellable at any point."""
+    deadline = asyncio.get_running_loop().time() + talk.limits.time.total_seconds()
+    try:
+        async with asyncio.timeout_at(deadline):
+            stop_reason = await _run(talk, turn, pending, emit)
+    except TimeoutError:
+        closing = turn.abandon_block()
+        if not turn.content or closing is None:
+            raise APIError(504, "The request took too long") from None
+        await emit(closing)
+        stop_reason = "pause_turn"
+    await emit(turn.finish(stop_reason))
+
+
+async def _run(talk: Conversation, turn: Turn, pending: Sequence[Block], emit: Emit) -> str:
+    if pending:
+        await emit(turn.start())
+        await _run_calls(talk, turn, [Call(use) for use in pending], emit)
+    for iteration in range(talk.limits.iterations):
+        body = upstream_body(talk, turn, first=iteration == 0)
+        if body is None:
+            return "max_tokens"
+        await _sample(talk, turn, body, emit)
+        stop_reason = turn.stop_reason or "end_turn"
+        if not turn.calls:
+            return "end_turn" if stop_reason == "tool_use" and not turn.has_client_call else stop_reason
+        if turn.has_client_call:
+            return "tool_use"
+        await _run_calls(talk, turn, turn.calls, emit)
+        if stop_reason not in ("tool_use", "end_turn"):
+            return stop_reason
+    return "pause_turn"
+
+
+async def _sample(talk: Conversation, turn: Turn, body: Block, emit: Emit) -> None:
+    turn.begin_iteration()
+    async with aclosing(talk.upstream.stream(body, talk.info)) as events:
+        async for event in events:
+            if wire := turn.receive(event):
+                await emit(wire)
+    if turn.stop_reason is None:
+        raise APIError(500, "The model's answer ended early")
+
+
+async def _run_calls(talk: Conversation, turn: Turn, calls: Sequence[Call], emit: Emit) -> None:
+    """Run all calls at once, at most so many at a time; results come in the order of the calls."""
+    gate = asyncio.Semaphore(talk.limits.parallel_calls)
+
+    async def run(call: Call) -> ToolResult:
+        if call.problem is not None:
+            return failed(f"The tool was not called: {call.problem}.")
+        use = call.use
+        if not talk.table.offers(use["server_name"], use["name"]):
+            return failed(f"There is no tool named '{use['name']}' on '{use['server_name']}'.")
+        async with gate:
+            return await talk.tools.call(use["server_name"], use["name"], use["input"])
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(call)) for call in calls]
+    for call, task in zip(calls, tasks, strict=True):
+        await emit(turn.add_result(call.use, task.result()))
+
+
+def upstream_body(talk: Conversation, turn: Turn, *, first: bool) -> Block | None:
+    """The body of the next sampling. None when the output budget is used up."""
+    request = talk.request
+    body = {key: value for key, value in request.body.items() if key not in OWN_FIELDS}
+    body["model"] = talk.upstream_model or request.model
+    if talk.table.entries:
+        body["tools"] = talk.table.entries
+    body["messages"] = translated_messages(talk, turn)
+    remaining = request.max_tokens - turn.usage.total("output_tokens")
+    if not first and (remaining < 1 or not _fit_thinking(body, remaining)):
+        return None
+    body["max_tokens"] = remaining
+    if not first and (choice := body.get("tool_choice")) and choice.get("type") in ("any", "tool"):
+        # A forced call is made once; forcing it again would never let the model answer.
+        body["tool_choice"] = {**{k: v for k, v in choice.items() if k != "name"}, "type": "auto"}
+    return body
+
+
+def translated_messages(talk: Conversation, turn: Turn) -> list[Message]:
+    """The history and what this response holds so far, without MCP blocks."""
+    messages = list(talk.request.messages)
+    if turn.content:
+        messages.append({"role": "assistant", "content": turn.content})
+    takes = talk.upstream.features.media
+    media = dict(talk.media or {})
+    media |= {wire_id: result.blocks_for(takes) for wire_id, result in turn.results.items()}
+    return to_upstream(messages, media)
+
+
+def _fit_thinking(body: Block, remaining: int) -> bool:
+    thinking = body.get("thinking")
+    if not isinstance(thinking, dict) or not isinstance(thinking.get("budget_tokens"), int):
+        return True
+    if remaining <= MIN_THINKING:
+        return False
+    body["thinking"] = {**thinking, "budget_tokens": min(thinking["budget_tokens"], remaining - 1)}
+    return True

@@ -1,0 +1,271 @@
+"""One MCP server for the length of one request: connect, list, call, say goodbye.
+
+The protocol is the official SDK's. Its client must be entered and left by one task, so each link has a task of its own
+that does just that; calls come from wherever the loop runs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import mcp_types
+from mcp import Client, MCPError
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
+from pydantic import ConfigDict, SecretStr, ValidationError
+
+from qanat import __version__
+from qanat.gateway.config import Limits
+from qanat.gateway.results import ToolResult, failed, from_mcp
+from qanat.gateway.tools import ListedTool, Listing
+from qanat.log import get_logger
+
+log = get_logger("qanat.gateway")
+MAX_PAGES = 50
+GOODBYE = 5.0
+SSE_FALLBACK = frozenset({400, 404, 405})
+INFO = mcp_types.Implementation(name="qanat-gateway", version=__version__)
+
+TransportSource = Callable[[], AbstractAsyncContextManager[httpx2.AsyncBaseTransport]]
+
+
+class RawResult(mcp_types.Result):
+    """A result whose fields are left as they came."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class LinkFailed(Exception):
+    """The server could not be used. `kind` is `authentication`, `connection` or `protocol`."""
+
+    def __init__(self, kind: str, reason: str, cause: BaseException | None = None) -> None:
+        super().__init__(reason)
+        self.kind, self.reason, self.cause = kind, reason, cause
+
+
+@dataclass
+class Observed(httpx2.AsyncBaseTransport):
+    """Remembers what the SDK does not tell: statuses. Refuses redirects, and answers without end."""
+
+    inner: httpx2.AsyncBaseTransport
+    max_bytes: int
+    statuses: list[int] = field(default_factory=list)
+    failure: BaseException | None = None
+    bytes_received: int = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            response = await self.inner.handle_async_request(request)
+        except Exception as error:
+            self.failure = error
+            raise
+        if request.method == "POST":
+            self.statuses.append(response.status_code)
+        if 300 <= response.status_code < 400:
+            await response.aclose()
+            return httpx2.Response(502, text="redirects are refused")
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        stream = Bounded(response.stream, self)
+        return httpx2.Response(response.status_code, headers=response.headers, stream=stream)
+
+    @property
+    def refused_credentials(self) -> bool:
+        return bool(self.statuses) and self.statuses[-1] in (401, 403)
+
+
+class Bounded(httpx2.AsyncByteStream):
+    """A response body that counts, and ends in an error when it is too long."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, observed: Observed) -> None:
+        self._inner, self._observed = inner, observed
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for data in self._inner:
+            size += len(data)
+            self._observed.bytes_received += len(data)
+            if size > self._observed.max_bytes:
+                raise httpx2.ReadError("the answer is too large")
+            yield data
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class Link:
+    """A connection to one server. `open` first; `close` always."""
+
+    def __init__(self, url: str, token: SecretStr | None, source: TransportSource, limits: Limits) -> None:
+        self._url, self._token, self._source, self._limits = url, token, source, limits
+        self._task: asyncio.Task[None] | None = None
+        self._leave = asyncio.Event()
+        self._client: Client | None = None
+        self.observed: Observed | None = None
+
+    async def open(self) -> None:
+        """Connect and negotiate. Raises `LinkFailed`."""
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._hold(ready), name="mcp link")
+        try:
+            await ready
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the session; bounded, and never raises for what the server does."""
+        if self._task is None:
+            return
+        self._leave.set()
+        task, self._task = self._task, None
+        _, running = await asyncio.wait([task], timeout=GOODBYE)
+        if running:
+            task.cancel()
+            await asyncio.wait([task], timeout=GOODBYE)
+
+    async def list_tools(self) -> tuple[Listing, float | None]:
+        """Every tool with a usable schema, and the server's cache hint in seconds. Raises `LinkFailed`."""
+        tools: list[ListedTool] = []
+        hint: float | None = None
+        cursor: str | None = None
+        for _ in range(MAX_PAGES):
+            page = await self._guard(self._list_page(cursor))
+            tools += [ListedTool(tool.name, tool.description, tool.input_schema) for tool in page.tools]
+            if isinstance(ttl := getattr(page, "ttl_ms", None), int) and page.model_fields_set & {"ttl_ms"}:
+                hint = ttl / 1000
+            cursor = page.next_cursor
+            if not cursor:
+                break
+        return tuple(tools), hint
+
+    async def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
+        """Run a tool. Whatever goes wrong becomes an error result."""
+        try:
+            raw = await self._call(tool, arguments)
+        except MCPError as error:
+            return failed(self._explain(error))
+        except (ValidationError, ValueError):
+            return failed("The MCP server sent a result that makes no sense.")
+        except (httpx2.HTTPError, OSError, RuntimeError):
+            return failed("The connection to the MCP server was lost.")
+        if raw.get("resultType") == "input_required":
+            return failed("The tool asks for further input, which is not supported here.")
+        return from_mcp(raw)
+
+    def _explain(self, error: MCPError) -> str:
+        if self.observed is not None and self.observed.refused_credentials:
+            return "The MCP server refused the authorization token."
+        if error.code in (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT):
+            timed_out = error.code == mcp_types.REQUEST_TIMEOUT
+            return "The tool call timed out." if timed_out else "The connection to the MCP server was lost."
+        return f"The MCP server answered with an error: {str(error)[:500]}"
+
+    async def _call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        parameters = mcp_types.CallToolRequestParams(name=tool, arguments=arguments)
+        request = mcp_types.CallToolRequest(params=parameters)
+        try:
+            return await self._send(request)
+        except MCPError as error:
+            if error.code != mcp_types.HEADER_MISMATCH:
+                raise
+        # Rejected before it ran: the server wants arguments mirrored into headers, which its listing explains.
+        await self.list_tools()
+        return await self._send(request)
+
+    async def _send(self, request: mcp_types.CallToolRequest) -> dict[str, Any]:
+        assert self._client is not None
+        timeout = self._limits.tool_call.total_seconds()
+        result = await self._client.session.send_request(request, RawResult, request_read_timeout_seconds=timeout)
+        return dict(result.model_extra or {})
+
+    async def _list_page(self, cursor: str | None) -> mcp_types.ListToolsResult:
+        assert self._client is not None
+        return await self._client.session.list_tools(params=mcp_types.PaginatedRequestParams(cursor=cursor))
+
+    async def _guard(self, work: Coroutine[Any, Any, mcp_types.ListToolsResult]) -> mcp_types.ListToolsResult:
+        try:
+            async with asyncio.timeout(self._limits.list_tools.total_seconds()):
+                return await work
+        except (MCPError, httpx2.HTTPError, OSError, ValidationError, RuntimeError, TimeoutError) as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: BaseException) -> LinkFailed:
+        """The error as the caller may see it."""
+        observed = self.observed
+        cause = observed.failure if observed is not None and observed.failure is not None else error
+        if observed is not None and observed.refused_credentials:
+            return LinkFailed("authentication", "the server refused the credentials", cause)
+        status = observed.statuses[-1] if observed is not None and observed.statuses else None
+        if status is not None and status >= 400:
+            return LinkFailed("protocol", f"the server answered with status {status}", cause)
+        if isinstance(error, MCPError) and status is not None:
+            return LinkFailed("protocol", "the server answered with an error", cause)
+        if isinstance(error, ValidationError):
+            return LinkFailed("protocol", "the server's answer makes no sense", cause)
+        return LinkFailed("connection", "the server could not be reached", cause)
+
+    # The task that owns the client.
+
+    async def _hold(self, ready: asyncio.Future[None]) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(self._limits.list_tools.total_seconds()):
+                    self._client = await self._connect(stack)
+                if not ready.done():
+                    ready.set_result(None)
+                await self._leave.wait()
+        except asyncio.CancelledError:
+            ready.cancel()
+            raise
+        except Exception as error:  # the SDK wraps what happened in groups of groups
+            if not ready.done():
+                ready.set_exception(self._failure(innermost(error)))
+            else:
+                log.debug("mcp session ended badly", error=type(innermost(error)).__name__)
+        finally:
+            self._client = None
+
+    async def _connect(self, stack: AsyncExitStack) -> Client:
+        transport = await stack.enter_async_context(self._source())
+        self.observed = Observed(transport, self._limits.response_bytes)
+        http = self._http_client(self.observed)
+        try:
+            streams = streamable_http_client(
+                self._url, http_client=http, max_sse_event_size=self._limits.response_bytes
+            )
+            return await stack.enter_async_context(Client(streams, client_info=INFO, cache=None))
+        except Exception:
+            if not self.observed.statuses or self.observed.statuses[-1] not in SSE_FALLBACK:
+                raise
+        log.debug("falling back to the SSE transport", host=httpx2.URL(self._url).host)
+        self.observed.statuses.clear()
+        streams = self._sse_streams(self.observed)
+        return await stack.enter_async_context(Client(streams, mode="legacy", client_info=INFO, cache=None))
+
+    def _http_client(self, transport: Observed) -> httpx2.AsyncClient:
+        headers = {"accept-encoding": "identity", "user-agent": f"qanat-gateway/{__version__}"}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
+        connect, read = self._limits.connect.total_seconds(), self._limits.tool_call.total_seconds()
+        timeout = httpx2.Timeout(connect, read=read + 5)
+        return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)
+
+    @asynccontextmanager
+    async def _sse_streams(self, observed: Observed) -> AsyncIterator[Any]:
+        def make_client(*_: Any, **__: Any) -> httpx2.AsyncClient:
+            return self._http_client(observed)
+
+        async with sse_client(self._url, httpx_client_factory=make_client) as streams:
+            yield streams
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The first real error inside nested exception groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,214 @@
+"""The way to an MCP server: through its tunnel, or directly where the configuration allows it.
+
+Connections through tunnels are pooled per tunnel host and workspace, never shared between workspaces. Whether a
+tunnel is unknown, archived or somebody else's: the caller sees the same refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httpx2
+from cryptography import x509
+
+from qanat.api.internal import TunnelRecord
+from qanat.client import Edge, TunnelFailed, TunnelTransport, outer_context
+from qanat.errors import QanatError
+from qanat.gateway.access import Caller, ControlPlane
+from qanat.gateway.config import EdgeSection, GatewayConfig
+from qanat.gateway.egress import DirectTransport, EgressPolicy
+from qanat.gateway.errors import invalid
+from qanat.gateway.request import Server
+from qanat.log import get_logger
+from qanat.pki.material import CertificateRefused, load_certificate
+
+log = get_logger("qanat.gateway")
+MAX_POOLS = 256
+RECORD_LIFETIME = 4.0
+"""Seconds a tunnel's record is used again without asking: certificate changes take no longer than this."""
+
+
+@dataclass(eq=False)
+class Unreachable(QanatError):
+    """There is no way to that server for this caller. The reason is for the log alone."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass
+class Pool:
+    """The connections of one workspace to one tunnel host, trusting one set of CA certificates."""
+
+    transport: TunnelTransport
+    trusted: tuple[str, ...]
+    users: int = 0
+    retired: bool = False
+
+
+@dataclass
+class KnownRecord:
+    """What the control plane said about a tunnel, for one caller scope."""
+
+    record: TunnelRecord | None
+    expires: float
+
+
+@dataclass
+class Reach:
+    """Owns every connection to MCP servers. Close it with `aclose`."""
+
+    config: GatewayConfig
+    control: ControlPlane
+    edge: Edge | None = None
+    policy: EgressPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.policy = EgressPolicy(self.config.direct_egress)
+        self._direct: DirectTransport | None = None
+        self._pools: OrderedDict[tuple[str, str, str], Pool] = OrderedDict()
+        self._records: OrderedDict[tuple[str, str, str], KnownRecord] = OrderedDict()
+        if self.edge is None and self.config.edge is not None:
+            self.edge = to_edge(self.config.edge)
+
+    @property
+    def base_domain(self) -> str:
+        return self.config.edge.base_domain.lower().strip(".") if self.config.edge is not None else ""
+
+    def tunnel_domain(self, host: str) -> str | None:
+        """The tunnel domain a host belongs to, or None when it is no tunnel host."""
+        if not self.base_domain or not host.endswith(f".{self.base_domain}"):
+            return None
+        labels = host.removesuffix(f".{self.base_domain}").split(".")
+        return f"{labels[-1]}.{self.base_domain}"
+
+    def check(self, server: Server) -> None:
+        """Refuse what can be refused without any network traffic. Raises `APIError` (400)."""
+        where = f"mcp_servers.{server.index}.url"
+        parts = urlsplit(server.url)
+        domain = self.tunnel_domain(server.host)
+        if domain is not None or server.host == self.base_domain != "":
+            if parts.scheme != "https" or parts.port not in (None, 443):
+                raise invalid(f"{where}: a tunnel is reached by https:// on port 443")
+            if server.host in (domain, self.base_domain):
+                raise invalid(f"{where}: names a tunnel domain; put the route in front of it")
+            return
+        if parts.scheme == "http" and not self.policy.permits_http(server.host):
+            raise invalid(f"{where}: must be an https:// URL")
+        if not self.policy.permits(parts.scheme, server.host):
+            raise invalid(f"{where}: this gateway does not reach hosts outside its tunnels, or not this one")
+
+    @asynccontextmanager
+    async def transport(self, caller: Caller, host: str) -> AsyncIterator[httpx2.AsyncBaseTransport]:
+        """The transport to a host, for as long as the context lasts. Raises `Unreachable`."""
+        domain = self.tunnel_domain(host)
+        if domain is None:
+            if self._direct is None:
+                self._direct = DirectTransport(self.policy, self.config.direct_egress)
+            yield self._direct
+            return
+        record = await self._usable_record(caller, domain)
+        pool = await self._pool((*caller.scope, host), record)
+        pool.users += 1
+        try:
+            yield pool.transport
+        finally:
+            pool.users -= 1
+            if pool.retired and not pool.users:
+                await pool.transport.aclose()
+
+    async def _usable_record(self, caller: Caller, domain: str) -> TunnelRecord:
+        record = await self._record((*caller.scope, domain))
+        principal = caller.principal
+        if record is None:
+            raise Unreachable("no such tunnel")
+        if (record.organization_id, record.workspace_id) != (principal.organization_id, principal.workspace_id):
+            raise Unreachable("the tunnel belongs to another workspace")
+        if record.archived:
+            raise Unreachable("the tunnel is archived")
+        if not record.ca_certificates:
+            raise Unreachable("no CA certificate is registered on the tunnel")
+        if self.edge is None:
+            raise Unreachable("no edge is configured")
+        return record
+
+    async def _record(self, key: tuple[str, str, str]) -> TunnelRecord | None:
+        now = asyncio.get_running_loop().time()
+        known = self._records.get(key)
+        if known is not None and now < known.expires:
+            return known.record
+        try:
+            record = await self.control.by_domain(key[2])
+        except QanatError as error:
+            if known is not None:
+                return known.record  # fail static
+            raise Unreachable(f"control plane unavailable: {error}") from None
+        self._records[key] = KnownRecord(record, now + RECORD_LIFETIME)
+        self._records.move_to_end(key)
+        while len(self._records) > 4 * MAX_POOLS:
+            self._records.popitem(last=False)
+        return record
+
+    async def _pool(self, key: tuple[str, str, str], record: TunnelRecord) -> Pool:
+        pool = self._pools.get(key)
+        if pool is not None and pool.trusted != record.ca_certificates:
+            await self._retire(key)  # sessions made under another trust are not used again
+            pool = None
+        if pool is None:
+            assert self.edge is not None
+            anchors = load_anchors(record.ca_certificates)
+
+            async def trusted(_: str) -> Sequence[x509.Certificate]:
+                return anchors
+
+            pool = self._pools[key] = Pool(TunnelTransport(self.edge, trusted), record.ca_certificates)
+        self._pools.move_to_end(key)
+        while len(self._pools) > MAX_POOLS:
+            await self._retire(next(iter(self._pools)))
+        return pool
+
+    async def _retire(self, key: tuple[str, str, str]) -> None:
+        pool = self._pools.pop(key)
+        pool.retired = True
+        if not pool.users:
+            await pool.transport.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for key in list(self._pools):
+            await self._retire(key)
+        if self._direct is not None:
+            await self._direct.aclose()
+
+
+def load_anchors(pems: Sequence[str]) -> list[x509.Certificate]:
+    """The registered CA certificates; one that cannot be read vouches for nobody."""
+    anchors = []
+    for pem in pems:
+        try:
+            anchors.append(load_certificate(pem))
+        except CertificateRefused as refusal:
+            log.error("registered CA certificate unreadable", error=str(refusal))
+    return anchors
+
+
+def to_edge(section: EdgeSection) -> Edge:
+    """The configured edge. Raises `OSError` for unreadable files."""
+    host, _, port = section.address.rpartition(":")
+    return Edge(host.strip("[]"), int(port), outer_context(section.cert_file, section.key_file, section.ca_file))
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Log fields for a connection that failed: never a caller's token or content."""
+    if isinstance(error, TunnelFailed):
+        return {"error": error.message, "code": error.reason, "hop": error.hop}
+    if isinstance(error, Unreachable):
+        return {"error": error.reason}
+    return {"error": type(error).__name__}

@@ -1,0 +1,162 @@
+"""The gateway as a running thing: sockets, clients and their lifetimes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import uvicorn
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from qanat.api.control_client import ControlClient
+from qanat.client import Edge
+from qanat.errors import ConfigInvalid
+from qanat.gateway.access import ControlPlane, Gatekeeper
+from qanat.gateway.answer import Answering
+from qanat.gateway.app import GatewayApp
+from qanat.gateway.config import ControlSection, GatewayConfig, TLSFiles
+from qanat.gateway.metrics import Metrics
+from qanat.gateway.models import Models
+from qanat.gateway.reach import Reach
+from qanat.gateway.tool_cache import ToolCache
+from qanat.log import get_logger
+
+log = get_logger("qanat.gateway")
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway that serves. `url` has the port that was really bound."""
+
+    url: str
+    address: tuple[str, int]
+    metrics: Metrics
+    metrics_address: tuple[str, int] | None
+
+
+@asynccontextmanager
+async def serve(
+    config: GatewayConfig, *, control: ControlPlane | None = None, edge: Edge | None = None
+) -> AsyncIterator[Gateway]:
+    """Run a gateway for as long as the context lasts.
+
+    `control` and `edge` replace what the configuration would connect to. Raises `ConfigInvalid` and `OSError`.
+    """
+    # The SDK logs what servers sent when it cannot parse it: contents have no place in our log.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    async with AsyncExitStack() as stack:
+        plane: ControlPlane
+        if control is not None:
+            plane = control
+        else:
+            plane = await stack.enter_async_context(to_control_client(config.control))
+        timeout = httpx2.Timeout(config.limits.connect.total_seconds(), read=config.limits.request.total_seconds())
+        limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=timeout, limits=limits))
+        metrics = Metrics()
+        reach = Reach(config, plane, edge)
+        stack.push_async_callback(reach.aclose)
+        cache = ToolCache(config.tool_cache.total_seconds())
+        answering = Answering(config, Models(config, http), reach, cache, metrics)
+        app = GatewayApp(answering, Gatekeeper(plane))
+        address = await stack.enter_async_context(listen(app, config.listen, config, config.tls))
+        metrics_address = None
+        if config.metrics is not None:
+            metrics_listener = listen(metrics_app(metrics), config.metrics, config, None)
+            metrics_address = await stack.enter_async_context(metrics_listener)
+        scheme = "https" if config.tls is not None else "http"
+        log.info("gateway listening", address=f"{address[0]}:{address[1]}", models=list(config.models))
+        yield Gateway(f"{scheme}://{address[0]}:{address[1]}", address, metrics, metrics_address)
+        log.info("gateway stopping")
+
+
+def to_control_client(section: ControlSection) -> ControlClient:
+    """The client a section describes. Raises `ConfigInvalid` when the key file cannot be read."""
+    key = section.service_key
+    if key is None:
+        assert section.service_key_file is not None
+        key = SecretStr(_read(section.service_key_file, "control.service_key_file"))
+    return ControlClient(section.url, key, ca_file=section.ca_file)
+
+
+def _read(path: Path, key: str) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigInvalid([f"{key}: {path}: {error.strerror}"]) from error
+
+
+class Uvicorn(uvicorn.Server):
+    """Without signal handlers: whoever runs the gateway owns the signals."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@asynccontextmanager
+async def listen(
+    app: ASGIApp, address: str, config: GatewayConfig, tls: TLSFiles | None
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve `app` on `host:port`; yields the address that was bound."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ConfigInvalid([f"listen: {address!r} is not host:port"])
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=1024)
+    options = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=int(config.shutdown_timeout.total_seconds()),
+        ssl_certfile=None if tls is None else str(tls.cert_file),
+        ssl_keyfile=None if tls is None else str(tls.key_file),
+    )
+    server = Uvicorn(options)
+    task = asyncio.create_task(server.serve(sockets=[sock]), name=f"listener {address}")
+    try:
+        ready = asyncio.create_task(server.ready.wait())
+        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if task.done():
+            await task
+        bound = sock.getsockname()
+        yield str(bound[0]), int(bound[1])
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+        sock.close()
+
+
+def metrics_app(metrics: Metrics) -> Starlette:
+    """`/metrics` and `/healthz`, for an address that callers do not reach."""
+
+    async def render(_: Request) -> Response:
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def health(_: Request) -> Response:
+        return Response("ok\n")
+
+    return Starlette(routes=[Route("/metrics", render), Route("/healthz", health)])

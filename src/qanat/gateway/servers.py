@@ -1,0 +1,130 @@
+"""The MCP servers of one request: asked for their tools in parallel, called when the model wants, let go at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from qanat.gateway.access import Caller
+from qanat.gateway.config import Limits
+from qanat.gateway.errors import APIError, authentication_failed, connection_failed, server_failed
+from qanat.gateway.mcp_link import Link, LinkFailed
+from qanat.gateway.metrics import Metrics
+from qanat.gateway.reach import Reach, Unreachable, describe
+from qanat.gateway.request import MessagesRequest, Server
+from qanat.gateway.results import ToolResult, failed
+from qanat.gateway.tool_cache import ToolCache
+from qanat.gateway.tools import Listing
+from qanat.log import get_logger
+
+log = get_logger("qanat.gateway")
+
+
+class Servers:
+    """Links to the servers of one request. An async context manager; leaving it ends every session."""
+
+    def __init__(
+        self,
+        request: MessagesRequest,
+        caller: Caller,
+        reach: Reach,
+        cache: ToolCache,
+        limits: Limits,
+        metrics: Metrics,
+        request_id: str,
+    ) -> None:
+        self._caller, self._reach, self._cache = caller, reach, cache
+        self._limits, self._metrics, self._request_id = limits, metrics, request_id
+        self._servers = {server.name: server for server in request.servers}
+        self._links: dict[str, asyncio.Task[Link]] = {}
+
+    async def __aenter__(self) -> Servers:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        tasks = list(self._links.values())
+        for task in tasks:
+            task.cancel()  # nothing happens to those that are connected already
+        await asyncio.gather(*tasks, return_exceptions=True)
+        links = [task.result() for task in tasks if not task.cancelled() and task.exception() is None]
+        await asyncio.gather(*(link.close() for link in links))
+
+    async def list_all(self, pinned: dict[str, Listing]) -> dict[str, Listing]:
+        """The tools of every server that is not pinned. Raises `APIError` for the first server that fails."""
+        servers = [server for server in self._servers.values() if server.name not in pinned]
+        tasks = [asyncio.create_task(self._list(server)) for server in servers]
+        try:
+            listings = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return {server.name: listing for server, listing in zip(servers, listings, strict=True)}
+
+    async def _list(self, server: Server) -> Listing:
+        now = asyncio.get_running_loop().time()
+        if (cached := self._cache.get(self._caller, server, now)) is not None:
+            return cached
+        try:
+            link = await self._link(server)
+            listing, hint = await link.list_tools()
+        except LinkFailed as failure:
+            raise self._refusal(server, failure) from None
+        self._cache.put(self._caller, server, listing, hint, now)
+        return listing
+
+    async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult:
+        """Run a tool; every failure is an error result."""
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._limits.tool_call.total_seconds() + self._limits.connect.total_seconds()):
+                link = await self._link(self._servers[server])
+                result = await link.call(tool, arguments)
+        except LinkFailed as failure:
+            refused = failure.kind == "authentication"
+            what = "refused the authorization token" if refused else "could not be reached"
+            result = failed(f"The MCP server {what}.")
+            self._log(self._servers[server], failure)
+        except TimeoutError:
+            result = failed("The tool call timed out.")
+        self._metrics.observe_call(self._servers[server].host, result, asyncio.get_running_loop().time() - started)
+        return result
+
+    async def _link(self, server: Server) -> Link:
+        """The link to a server, made at first use. Raises `LinkFailed`."""
+        task = self._links.get(server.name)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._links[server.name] = asyncio.create_task(self._connect(server))
+        return await asyncio.shield(task)
+
+    async def _connect(self, server: Server) -> Link:
+        source = partial(self._transport, server)
+        link = Link(server.url, server.token, source, self._limits)
+        await link.open()
+        return link
+
+    @asynccontextmanager
+    async def _transport(self, server: Server) -> AsyncIterator[Any]:
+        async with self._reach.transport(self._caller, server.host) as transport:
+            yield transport
+
+    def _refusal(self, server: Server, failure: LinkFailed) -> APIError:
+        self._log(server, failure)
+        self._metrics.count_failure(server.host, failure.kind)
+        if failure.kind == "authentication":
+            return authentication_failed(server.index, server.name)
+        if failure.kind == "protocol" and self._reach.tunnel_domain(server.host) is None:
+            return server_failed(server.index, server.name, failure.reason)
+        return connection_failed(server.index, server.name)
+
+    def _log(self, server: Server, failure: LinkFailed) -> None:
+        fields = describe(failure.cause) if failure.cause is not None else {"error": failure.reason}
+        if isinstance(failure.cause, Unreachable):
+            fields["reason"] = failure.cause.reason
+        log.warn("mcp server unavailable", host=server.host, kind=failure.kind, request_id=self._request_id, **fields)
