@@ -1,0 +1,401 @@
+"""HTTP/1.1 messages (RFC 9112), strictly: bytes in, events out; both roles.
+
+A parser of our own because the doubtful message is the point here: whatever two programs could read differently is
+refused, never repaired. The reader stops behind each message until `next_message`, so pipelined bytes wait their turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from qanat.errors import ProtocolError, UnexpectedEnd
+from qanat.wire.codec import Codec
+
+Header = tuple[bytes, bytes]
+"""A field line: its name as it was written, its value without the white space around it."""
+Headers = tuple[Header, ...]
+
+MAX_HEAD = 64 * 1024
+"""Largest head, in bytes."""
+MAX_FIELDS = 200
+MAX_START_LINE = 16 * 1024
+_MAX_CHUNK_LINE = 4096
+
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~\x80-\xff]+) HTTP/(1\.[01])")
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+
+
+class Framing(Enum):
+    """How the end of a body is known (RFC 9112 section 6.3)."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    CLOSE = "close"
+
+
+@dataclass(eq=False)
+class HTTPViolation(ProtocolError):
+    """A message that is malformed, ambiguous or too large. `answer` is the status that says so to a client."""
+
+    code: ClassVar[str] = "http_protocol_error"
+    answer: int = 400
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """The head of a request. `target` is as it was sent; `length` counts only with `Framing.LENGTH`."""
+
+    method: bytes
+    target: bytes
+    version: bytes
+    headers: Headers
+    framing: Framing
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseReceived:
+    """The head of an answer. Status 1xx comes before the real one, with `Framing.NONE` and no `MessageEnded`."""
+
+    status: int
+    reason: bytes
+    version: bytes
+    headers: Headers
+    framing: Framing
+    length: int = 0
+    keep_alive: bool = True
+
+    @property
+    def informational(self) -> bool:
+        """Whether another head follows this one."""
+        return self.status < 200
+
+
+@dataclass(frozen=True, slots=True)
+class BodyReceived:
+    """A piece of the body, without its chunk framing."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEnded:
+    """The message is complete."""
+
+    trailers: Headers = ()
+
+
+HTTPEvent = RequestReceived | ResponseReceived | BodyReceived | MessageEnded
+
+
+def values(headers: Iterable[Header], name: bytes) -> list[bytes]:
+    """Every value of the field `name` (lower case), in order."""
+    return [value for key, value in headers if key.lower() == name]
+
+
+def tokens(headers: Iterable[Header], name: bytes) -> list[bytes]:
+    """The members of a comma-separated field, in lower case and over all its lines."""
+    return [
+        member
+        for value in values(headers, name)
+        for part in value.split(b",")
+        if (member := part.strip(b" \t").lower())
+    ]
+
+
+def encode_head(start_line: bytes, headers: Iterable[Header]) -> bytes:
+    """A start line and field lines as they go on the wire."""
+    return b"".join([start_line, b"\r\n", *[b"%b: %b\r\n" % header for header in headers], b"\r\n"])
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """One chunk; `data` is not empty."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def encode_last_chunk(trailers: Iterable[Header] = ()) -> bytes:
+    """The end of a chunked body."""
+    return encode_head(b"0", trailers)
+
+
+def parse_fields(lines: list[bytes]) -> Headers:
+    """Field lines as pairs. Raises `HTTPViolation`; folded lines (`obs-fold`) are refused."""
+    if len(lines) > MAX_FIELDS:
+        raise HTTPViolation("too many header fields", 431)
+    fields = []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or _NAME.fullmatch(name) is None:
+            raise HTTPViolation("malformed header field")
+        fields.append((name, value.strip(b" \t")))
+    return tuple(fields)
+
+
+class MessageReader(Codec[HTTPEvent]):
+    """What `RequestReader` and `ResponseReader` share: finding the head, and the end of the body."""
+
+    lenient_chunks: ClassVar[bool] = False
+    """Whether chunk extensions are skipped; otherwise they are refused."""
+    start_line_too_long: ClassVar[int] = 400
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = b""
+        self._scanned = 0
+        self._state = self._read_head
+        self._remaining = 0
+        self._framing = Framing.NONE
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for the rest of a head, or for `next_message`."""
+        return len(self._rest)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no message has begun."""
+        return self._state == self._read_head and not self._rest
+
+    def next_message(self) -> None:
+        """The message that ended has been dealt with: read the next one, beginning with what is here already."""
+        self._state = self._read_head
+        if self._rest:
+            self.receive_data(b"")
+
+    def take_rest(self) -> bytes:
+        """Bytes behind the message; the connection is no longer ours to parse."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def receive_data(self, data: bytes) -> None:
+        data = self._rest + data if self._rest else data
+        position = 0
+        try:
+            while position < len(data):
+                reached = self._state(data, position)
+                if reached < 0:
+                    break
+                position = reached
+        finally:
+            self._rest = data[position:] if position else data
+
+    def receive_eof(self) -> None:
+        """The peer ended its direction: the end of a body that only its end delimits. Raises `UnexpectedEnd`."""
+        if self._state == self._read_until_close:
+            self._end()
+        elif self._state != self._wait and not self.idle:
+            raise UnexpectedEnd("HTTP message")
+
+    # States: each takes the data and a position, and returns how far it got, or -1 when it needs more.
+
+    def _wait(self, data: bytes, position: int) -> int:
+        return -1
+
+    def _read_head(self, data: bytes, position: int) -> int:
+        end = data.find(b"\r\n\r\n", max(position, self._scanned - 3))
+        if end < 0:
+            self._check_incomplete(data, position)
+            self._scanned = len(data) - position
+            return -1
+        self._scanned = 0
+        head = data[position:end]
+        if len(head) > MAX_HEAD:
+            raise HTTPViolation("header block too large", 431)
+        if _FORBIDDEN.search(head):
+            raise HTTPViolation("control character in a message head")
+        start_line, *lines = head.split(b"\r\n")
+        if len(start_line) > MAX_START_LINE:
+            raise HTTPViolation("start line too long", self.start_line_too_long)
+        self._take_head(start_line, parse_fields(lines))
+        return end + 4
+
+    def _check_incomplete(self, data: bytes, position: int) -> None:
+        if _BARE_LF.search(data, max(position, self._scanned - 1)):
+            raise HTTPViolation("line feed without carriage return")
+        size = len(data) - position
+        if size > MAX_START_LINE and data.find(b"\r\n", position, position + MAX_START_LINE + 2) < 0:
+            raise HTTPViolation("start line too long", self.start_line_too_long)
+        if size > MAX_HEAD:
+            raise HTTPViolation("header block too large", 431)
+
+    def _take_head(self, start_line: bytes, headers: Headers) -> None:
+        raise NotImplementedError
+
+    def _begin_body(self, framing: Framing, length: int) -> None:
+        if framing is Framing.NONE:
+            self._end()
+        elif framing is Framing.LENGTH:
+            self._remaining, self._state = length, self._read_length
+            if not length:
+                self._end()
+        elif framing is Framing.CHUNKED:
+            self._state = self._read_chunk_size
+        else:
+            self._state = self._read_until_close
+
+    def _end(self, trailers: Headers = ()) -> None:
+        self._events.append(MessageEnded(trailers))
+        self._state = self._wait
+
+    def _read_length(self, data: bytes, position: int) -> int:
+        piece = data[position : position + self._remaining]
+        self._remaining -= len(piece)
+        self._events.append(BodyReceived(piece))
+        if not self._remaining:
+            self._end()
+        return position + len(piece)
+
+    def _read_until_close(self, data: bytes, position: int) -> int:
+        self._events.append(BodyReceived(data[position:] if position else data))
+        return len(data)
+
+    def _read_chunk_size(self, data: bytes, position: int) -> int:
+        end = data.find(b"\r\n", position, position + _MAX_CHUNK_LINE)
+        if end < 0:
+            if len(data) - position >= _MAX_CHUNK_LINE or b"\n" in data[position:]:
+                raise HTTPViolation("malformed chunk size")
+            return -1
+        size = data[position:end]
+        if self.lenient_chunks:
+            size, semicolon, extension = size.partition(b";")
+            if semicolon:
+                size = size.rstrip(b" \t")
+            if _FORBIDDEN.search(extension):
+                raise HTTPViolation("malformed chunk extension")
+        if _CHUNK_SIZE.fullmatch(size) is None:
+            raise HTTPViolation("malformed chunk size")
+        self._remaining = int(size, 16)
+        self._state = self._read_chunk if self._remaining else self._read_trailers
+        return end + 2
+
+    def _read_chunk(self, data: bytes, position: int) -> int:
+        piece = data[position : position + self._remaining]
+        self._remaining -= len(piece)
+        self._events.append(BodyReceived(piece))
+        if not self._remaining:
+            self._state = self._read_chunk_end
+        return position + len(piece)
+
+    def _read_chunk_end(self, data: bytes, position: int) -> int:
+        if not b"\r\n".startswith(data[position : position + 2]):
+            raise HTTPViolation("chunk longer than its size")
+        if len(data) - position < 2:
+            return -1
+        self._state = self._read_chunk_size
+        return position + 2
+
+    def _read_trailers(self, data: bytes, position: int) -> int:
+        if data.startswith(b"\r\n", position):
+            self._end()
+            return position + 2
+        end = data.find(b"\r\n\r\n", position)
+        if end < 0:
+            if len(data) - position > MAX_HEAD:
+                raise HTTPViolation("trailers too large", 431)
+            if _BARE_LF.search(data, position):
+                raise HTTPViolation("line feed without carriage return")
+            return -1
+        block = data[position:end]
+        if _FORBIDDEN.search(block):
+            raise HTTPViolation("control character in trailers")
+        self._end(parse_fields(block.split(b"\r\n")))
+        return end + 4
+
+
+class RequestReader(MessageReader):
+    """The server's reader. Emits `RequestReceived`, `BodyReceived`…, `MessageEnded`, then waits."""
+
+    start_line_too_long = 414
+
+    def _take_head(self, start_line: bytes, headers: Headers) -> None:
+        line = _REQUEST_LINE.fullmatch(start_line)
+        if line is None:
+            raise HTTPViolation("malformed request line")
+        method, target, version = line.groups()
+        framing, length = request_framing(version, headers)
+        self._events.append(RequestReceived(method, target, version, headers, framing, length))
+        self._begin_body(framing, length)
+
+
+class ResponseReader(MessageReader):
+    """The client's reader. Say `expect` before each answer: what a body is depends on the request's method."""
+
+    lenient_chunks = True  # RFC 9112 7.1.1: a recipient ignores extensions it does not know
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._method = b"GET"
+        self._state = self._wait
+
+    def expect(self, method: bytes) -> None:
+        """A request with this method has been sent."""
+        self._method = method
+        self.next_message()
+
+    def _take_head(self, start_line: bytes, headers: Headers) -> None:
+        line = _STATUS_LINE.fullmatch(start_line)
+        if line is None:
+            raise HTTPViolation("malformed status line")
+        version, status, reason = line[1], int(line[2]), line[3] or b""
+        if status == 101:
+            raise HTTPViolation("switched protocols without being asked")
+        if status < 200:
+            self._events.append(ResponseReceived(status, reason, version, headers, Framing.NONE))
+            return
+        framing, length = response_framing(self._method, status, version, headers)
+        connection = tokens(headers, b"connection")
+        keep_alive = framing is not Framing.CLOSE and b"close" not in connection
+        if version == b"1.0":
+            keep_alive = keep_alive and b"keep-alive" in connection
+        self._events.append(ResponseReceived(status, reason, version, headers, framing, length, keep_alive))
+        self._begin_body(framing, length)
+
+
+def request_framing(version: bytes, headers: Headers) -> tuple[Framing, int]:
+    """How the body of a request ends. Raises `HTTPViolation` for whatever could be read in two ways."""
+    length = content_length(headers)
+    codings = values(headers, b"transfer-encoding")
+    if not codings:
+        return (Framing.NONE, 0) if length is None else (Framing.LENGTH, length)
+    if length is not None:
+        raise HTTPViolation("Transfer-Encoding together with Content-Length")
+    if version == b"1.0":
+        raise HTTPViolation("Transfer-Encoding in HTTP/1.0")
+    if len(codings) != 1 or codings[0].lower() != b"chunked":
+        raise HTTPViolation("Transfer-Encoding other than chunked")
+    return Framing.CHUNKED, 0
+
+
+def response_framing(method: bytes, status: int, version: bytes, headers: Headers) -> tuple[Framing, int]:
+    """How the body of an answer to `method` ends. Raises `HTTPViolation`."""
+    length = content_length(headers)
+    codings = values(headers, b"transfer-encoding")
+    if codings and length is not None:
+        raise HTTPViolation("Transfer-Encoding together with Content-Length")
+    if method == b"HEAD" or status in (204, 304):
+        return Framing.NONE, 0
+    if codings:
+        if len(codings) != 1 or codings[0].lower() != b"chunked" or version == b"1.0":
+            raise HTTPViolation("Transfer-Encoding other than chunked")
+        return Framing.CHUNKED, 0
+    return (Framing.CLOSE, 0) if length is None else (Framing.LENGTH, length)
+
+
+def content_length(headers: Iterable[Header]) -> int | None:
+    """The one Content-Length, or None. Raises `HTTPViolation` for lists, signs and repetitions."""
+    lengths = values(headers, b"content-length")
+    if not lengths:
+        return None
+    if len(lengths) > 1 or _LENGTH.fullmatch(lengths[0]) is None:
+        raise HTTPViolation("malformed or repeated Content-Length")
+    return int(lengths[0])

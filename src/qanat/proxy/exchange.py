@@ -1,0 +1,409 @@
+"""One request and its answer: what the caller sends goes to the upstream, what comes back goes to the caller.
+
+Nothing is kept: each piece is passed on in the call that brought it, and whoever is full stops the one who feeds it.
+No timer ends an exchange unless the route's configuration asks for one, and nothing is ever tried twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qanat.net.http1 import Framing, Header, Headers, ResponseReceived, values
+from qanat.net.layer import HIGH_WATER
+from qanat.proxy.errors import (
+    BadRequest,
+    Draining,
+    Misdirected,
+    Overloaded,
+    PathDenied,
+    ProxyError,
+    Reply,
+    RouteNotFound,
+    UpstreamTimedOut,
+    to_reply,
+)
+from qanat.proxy.filtering import FilterRun
+from qanat.proxy.headers import caller_headers, passing_trailers, request_id_of, upstream_headers
+from qanat.proxy.hints import HostHint
+from qanat.proxy.incoming import IncomingRequest
+from qanat.proxy.record import CLIENT_LEFT, RequestRecord, log
+from qanat.proxy.rewrite import OriginRewriter
+from qanat.proxy.sse import KeepAlive
+from qanat.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from qanat.proxy.forward import Forwarder
+    from qanat.proxy.route import Route
+
+
+class Caller(Protocol):
+    """The side the request came from: one HTTP/1.1 connection, or one HTTP/2 stream."""
+
+    def send_informational(self, status: int, headers: list[Header]) -> None:
+        """Send a 1xx head."""
+
+    def send_head(self, response: ResponseReceived, headers: list[Header], framing: Framing) -> None:
+        """Send the answer's head, at once, even if no body follows for a long time."""
+
+    def send_body(self, data: bytes) -> None:
+        """Send a piece of the body."""
+
+    def send_end(self, trailers: Headers) -> None:
+        """The answer is complete."""
+
+    def send_reply(self, reply: Reply, close: bool) -> None:
+        """Send an answer of our own, whole; `close` says that no further request is wanted."""
+
+    def abort(self) -> None:
+        """End the answer so that nobody can take it for complete."""
+
+    def pause_body(self) -> None:
+        """Stop sending the request's body."""
+
+    def resume_body(self) -> None:
+        """Go on with it."""
+
+
+class _Stage(Enum):
+    WAITING = "waiting"  # for a filter's word or a connection
+    FORWARDING = "forwarding"
+    ANSWERING = "answering"  # the head has been sent
+    OVER = "over"
+
+
+class Exchange:
+    """Made by the caller's side, which then calls `start`, `body_received`, `body_ended` and `caller_lost`."""
+
+    def __init__(self, forwarder: Forwarder, caller: Caller, request: IncomingRequest, sni: str | None = None) -> None:
+        self.request = request
+        self._forwarder, self._caller, self._sni = forwarder, caller, sni
+        self._request_id = request_id_of(request.headers, forwarder.new_id)
+        self.record = RequestRecord(request, self._request_id, forwarder.metrics)
+        self._stage = _Stage.WAITING
+        self._route: Route | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._headers: list[Header] = []
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self._body_ended = request.framing is Framing.NONE
+        self._trailers: Headers = ()
+        self._caller_full = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._filter: FilterRun | None = None
+        self._keep_alive: KeepAlive | None = None
+        self._hint: HostHint | None = None
+        self._event_stream = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self._stage is _Stage.OVER
+
+    @property
+    def route(self) -> Route | None:
+        """The route chosen, if any."""
+        return self._route
+
+    @property
+    def standalone_stream(self) -> bool:
+        """Whether this is a GET answered by an event stream, which its client can take up again."""
+        return self._event_stream == "get"
+
+    # Called by the caller's side.
+
+    def start(self) -> None:
+        """Choose the route and go; an error is answered at once."""
+        try:
+            self._admit()
+        except ProxyError as error:
+            self.record.begin()
+            self.fail(error)
+            return
+        self.record.begin()
+        if self._filter is not None:
+            self._spawn(self._filter_then_connect())
+        else:
+            self._connect()
+
+    def body_received(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        self.record.bytes_in += len(data)
+        if self._upstream is not None:
+            self._upstream.send_body(data)
+        elif self._stage is _Stage.WAITING:
+            self._pending.append(data)
+            self._pending_size += len(data)
+            if self._filter is not None:
+                self._filter.body_received()
+            if self._pending_size > HIGH_WATER and not (self._filter is not None and self._filter.reads_body):
+                self._caller.pause_body()
+
+    def body_ended(self, trailers: Headers = ()) -> None:
+        """The request is complete."""
+        self._body_ended, self._trailers = True, passing_trailers(trailers)
+        if self._upstream is not None:
+            self._upstream.end_body(self._trailers)
+        elif self._filter is not None:
+            self._filter.body_received()
+
+    def caller_lost(self) -> None:
+        """The caller left: the upstream must know at once, because this is how a call is cancelled."""
+        if self.over:
+            return
+        self.record.status, self.record.error_type = CLIENT_LEFT, "client_disconnected"
+        log.info("client disconnected", request_id=self._request_id, route=self.record.route)
+        self._release_upstream()
+        self._finish()
+
+    def caller_full(self) -> None:
+        """The caller takes no more of the answer for now."""
+        self._caller_full = True
+        if self._upstream is not None:
+            self._upstream.pause_reading()
+
+    def caller_drained(self) -> None:
+        """It takes more again."""
+        self._caller_full = False
+        if self._upstream is not None:
+            self._upstream.resume_reading()
+
+    def end_stream(self) -> None:
+        """End a standalone event stream cleanly: its client comes back and resumes elsewhere."""
+        self._release_upstream()
+        self._caller.send_end(())
+        self._finish()
+
+    def abort(self) -> None:
+        """End the exchange uncleanly, whatever its stage: time is up."""
+        if self.over:
+            return
+        self.record.error_type = "aborted"
+        self._release_upstream()
+        self._caller.abort()
+        self._finish()
+
+    # Called by a filter's run.
+
+    @property
+    def body_so_far(self) -> tuple[int, bool]:
+        """How many bytes of the body have come, and whether that is all."""
+        return self._pending_size, self._body_ended
+
+    def take_body_copy(self) -> bytes:
+        """The body as it has come so far; it will still be forwarded."""
+        self._pending = [b"".join(self._pending)]
+        return self._pending[0]
+
+    def want_body(self) -> None:
+        """A filter waits for more of it."""
+        self._caller.resume_body()
+
+    # Choosing and connecting.
+
+    def _admit(self) -> None:
+        forwarder, request = self._forwarder, self.request
+        if forwarder.draining:
+            raise Draining
+        if not forwarder.enter(self):
+            raise Overloaded
+        host = request.authority.host
+        route = forwarder.table.match(host)
+        if route is None:
+            raise RouteNotFound
+        self.record.route, self.record.upstream = route.name, route.destination.url.authority
+        if self._sni and self._sni != host and not forwarder.table.serves_both(self._sni, host):
+            raise Misdirected
+        if not route.allows(request.path):
+            raise PathDenied
+        self._headers = upstream_headers(
+            request.headers,
+            host=route.host_for(request.authority),
+            authority=request.authority,
+            request_id=self._request_id,
+            protocol=request.protocol,
+        )
+        forwarder.occupy(route)
+        self._route = route
+        if route.filter is not None:
+            self._filter = FilterRun(route.filter, self)
+
+    async def _filter_then_connect(self) -> None:
+        assert self._filter is not None
+        reply = await self._filter.admit(self._request_id, self._headers)
+        if reply is not None:
+            self._answer(reply)
+        else:
+            await self._take_connection()
+
+    def _connect(self) -> None:
+        assert self._route is not None
+        upstream = self._route.pool.take()
+        if upstream is not None:
+            self._attach(upstream)
+        else:
+            self._spawn(self._take_connection())
+
+    async def _take_connection(self) -> None:
+        assert self._route is not None
+        self._attach(self._route.pool.take() or await self._route.pool.connect())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = self._forwarder.spawn(self._guarded(work))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except ProxyError as error:
+            self.fail(error)
+        except Exception:
+            log.exception("internal error", request_id=self._request_id, route=self.record.route)
+            self.fail(ProxyError())
+
+    def _attach(self, upstream: UpstreamConnection) -> None:
+        """The connection is there: send what has come so far."""
+        if self.over:
+            upstream.close()
+            return
+        assert self._route is not None
+        request = self.request
+        self._upstream, self._stage = upstream, _Stage.FORWARDING
+        upstream.send_request(self, request.method, request.target, self._headers, request.framing)
+        for data in self._pending:
+            upstream.send_body(data)
+        self._pending.clear()
+        if self._body_ended:
+            upstream.end_body(self._trailers)
+        if self._caller_full:
+            upstream.pause_reading()
+        self._caller.resume_body()
+        limit = self._route.config.timeouts.response_header.total_seconds()
+        if limit:
+            self._timer = asyncio.get_running_loop().call_later(limit, self._header_timed_out)
+
+    # Called by the upstream's side.
+
+    def response_received(self, response: ResponseReceived) -> None:
+        if response.informational:
+            self._caller.send_informational(response.status, caller_headers(response.headers, self._request_id, None))
+            return
+        route = self._route
+        assert route is not None
+        self._stop_timer()
+        self._stage = _Stage.ANSWERING
+        self.record.answered(response.status)
+        rewriter = OriginRewriter(route.destination.url, self.request.authority) if route.rewrite_origins else None
+        headers = caller_headers(response.headers, self._request_id, rewriter)
+        framing = response.framing
+        if self._filter is not None and self._filter.filter_response(response) and framing is not Framing.NONE:
+            headers = [header for header in headers if header[0].lower() != b"content-length"]
+            framing = Framing.CHUNKED
+        self._watch(route, response)
+        self._caller.send_head(response, headers, framing)
+
+    def response_body(self, data: bytes) -> None:
+        if self._filter is not None:
+            data = self._filter.response_body(data)
+        if self._keep_alive is not None:
+            self._keep_alive.passed(data)
+        if self._hint is not None:
+            self._hint.passed(data)
+        if self._timer is not None:
+            self._start_idle_timer()
+        if data:
+            self.record.bytes_out += len(data)
+            self._caller.send_body(data)
+
+    def response_ended(self, trailers: Headers) -> None:
+        self._upstream = None
+        if self._filter is not None and (rest := self._filter.response_end()):
+            self.record.bytes_out += len(rest)
+            self._caller.send_body(rest)
+        self._caller.send_end(passing_trailers(trailers))
+        self._finish()
+
+    def upstream_lost(self, error: ProxyError) -> None:
+        self._upstream = None
+        self.fail(error)
+
+    def upstream_full(self) -> None:
+        self._caller.pause_body()
+
+    def upstream_drained(self) -> None:
+        self._caller.resume_body()
+
+    # Endings.
+
+    def fail(self, error: ProxyError) -> None:
+        """Something went wrong: say so, or cut the answer short if it has begun."""
+        if self.over:
+            return
+        if self._stage is _Stage.ANSWERING:
+            self.record.error_type = "upstream_aborted"
+            log.warn("upstream aborted", request_id=self._request_id, route=self.record.route, error=error.detail)
+            self._release_upstream()
+            self._caller.abort()
+            self._finish()
+            return
+        self.record.failed(error)
+        self._answer(to_reply(error, self._request_id), close=isinstance(error, BadRequest))
+
+    def _answer(self, reply: Reply, close: bool = False) -> None:
+        self._release_upstream()
+        self.record.answered(reply.status)
+        self.record.error_type = self.record.error_type or reply.error_type
+        self.record.bytes_out += len(reply.body)
+        self._caller.send_reply(reply, close)
+        self._caller.resume_body()
+        self._finish()
+
+    def _header_timed_out(self) -> None:
+        self.fail(UpstreamTimedOut("no response headers in time"))
+
+    def _watch(self, route: Route, response: ResponseReceived) -> None:
+        """Whatever wants to see this answer's body go by."""
+        content_type = b"".join(values(response.headers, b"content-type")[:1]).lower()
+        if content_type.startswith(b"text/event-stream"):
+            self._event_stream = "get" if self.request.method == b"GET" else "post"
+            self._forwarder.metrics.streams.labels(route.name, self._event_stream).inc()
+            every = route.config.sse_keepalive.total_seconds()
+            if every and response.framing in (Framing.CHUNKED, Framing.CLOSE):
+                self._keep_alive = KeepAlive(every, self._caller.send_body)
+        if response.status in (421, 403) and not route.hinted:
+            self._hint = HostHint(route, self.request.authority, response.status)
+        if route.config.timeouts.stream_idle:
+            self._start_idle_timer()
+
+    def _start_idle_timer(self) -> None:
+        assert self._route is not None
+        self._stop_timer()
+        limit = self._route.config.timeouts.stream_idle.total_seconds()
+        self._timer = asyncio.get_running_loop().call_later(limit, self.fail, UpstreamTimedOut("stream idle"))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _release_upstream(self) -> None:
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+
+    def _finish(self) -> None:
+        self._stage = _Stage.OVER
+        self._stop_timer()
+        self._pending.clear()
+        if self._keep_alive is not None:
+            self._keep_alive.stop()
+        if self._event_stream:
+            self._forwarder.metrics.streams.labels(self.record.route, self._event_stream).dec()
+        outcome = self.record.finish()
+        if self._filter is not None:
+            self._filter.finished(outcome)
+        self._forwarder.leave(self, self._route)

@@ -1,0 +1,97 @@
+"""What all requests of a proxy share: the routes in force, the limits, the tasks, the counters."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Coroutine
+from typing import Any
+
+from qanat.proxy.errors import Overloaded
+from qanat.proxy.exchange import Exchange
+from qanat.proxy.metrics import ProxyMetrics
+from qanat.proxy.route import Route
+from qanat.proxy.routes import RouteTable
+
+
+class Forwarder:
+    """Knows every exchange that is going on."""
+
+    def __init__(self, table: RouteTable[Route], metrics: ProxyMetrics, max_requests: int) -> None:
+        self.table, self.metrics, self.max_requests = table, metrics, max_requests
+        self.draining = False
+        self._exchanges: set[Exchange] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @staticmethod
+    def new_id() -> str:
+        """An id for a request that brought none."""
+        return str(uuid.uuid4())
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges going on now."""
+        return len(self._exchanges)
+
+    def enter(self, exchange: Exchange) -> bool:
+        """Count an exchange in; False when there are too many."""
+        if len(self._exchanges) >= self.max_requests:
+            return False
+        self._exchanges.add(exchange)
+        self._idle.clear()
+        return True
+
+    def occupy(self, route: Route) -> None:
+        """Count an exchange on its route. Raises `Overloaded`."""
+        if route.config.max_in_flight and route.in_flight >= route.config.max_in_flight:
+            raise Overloaded
+        route.in_flight += 1
+        self.metrics.in_flight.labels(route.name).inc()
+
+    def leave(self, exchange: Exchange, route: Route | None) -> None:
+        """The exchange is over."""
+        self._exchanges.discard(exchange)
+        if route is not None:
+            route.in_flight -= 1
+            self.metrics.in_flight.labels(route.name).dec()
+        if not self._exchanges:
+            self._idle.set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a part of an exchange; `close` ends it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def retire(self, route: Route, patience: float) -> None:
+        """A route is gone: its streams end now, what else is open on it gets `patience` seconds."""
+        self.end_streams(route)
+        if route.in_flight:
+            asyncio.get_running_loop().call_later(patience, self.abort, route)
+
+    def end_streams(self, route: Route | None = None) -> None:
+        """End standalone event streams cleanly, of one route or of all."""
+        for exchange in list(self._exchanges):
+            if exchange.standalone_stream and (route is None or exchange.route is route):
+                exchange.end_stream()
+
+    def abort(self, route: Route | None = None) -> None:
+        """Abort what is left, of one route or of all."""
+        for exchange in list(self._exchanges):
+            if route is None or exchange.route is route:
+                exchange.abort()
+
+    async def wait_idle(self) -> None:
+        """Return once no exchange is going on."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Abort everything and wait for the tasks."""
+        self.abort()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

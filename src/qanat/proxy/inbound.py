@@ -1,0 +1,43 @@
+"""What both HTTP versions of the caller's side share: an idle limit, and being told to finish."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable
+
+
+class Inbound(asyncio.Protocol):
+    """One inner connection. It is closed after `idle_timeout` seconds without a request."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, idle_timeout: float) -> None:
+        self.lost = False
+        self.on_lost: Callable[[], None] | None = None
+        self._idle_timeout = idle_timeout
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._rest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._busy()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Take no further request, and close once those going on are answered."""
+
+    def _busy(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _rest(self) -> None:
+        self._busy()
+        self._idle_timer = asyncio.get_running_loop().call_later(self._idle_timeout, self.transport.close)

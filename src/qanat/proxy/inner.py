@@ -1,0 +1,67 @@
+"""What stands on one WebSocket: inner TLS, then HTTP in the version that TLS has agreed on."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from qanat.log import get_logger
+from qanat.net.tls import HandshakeGate, TLSServer
+from qanat.net.websocket import WebSocketServer
+from qanat.proxy.certificate import SNIObject
+from qanat.proxy.inbound import Inbound
+from qanat.wire.websocket import GOING_AWAY
+
+log = get_logger("qanat.proxy")
+
+ChooseInbound = Callable[[str, str | None], Inbound]
+"""From the protocol agreed by ALPN and the name asked for (SNI) to the protocol that speaks it."""
+
+
+class InnerSession(asyncio.Protocol):
+    """One inner TLS session on one WebSocket. `accepted` or `on_failure` tells how the handshake went."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        gate: HandshakeGate,
+        choose: ChooseInbound,
+        on_handshake: Callable[[str], None],
+        on_lost: Callable[[InnerSession], None],
+    ) -> None:
+        self._choose, self._on_handshake, self._on_lost = choose, on_handshake, on_lost
+        self.inbound: Inbound | None = None
+        self.websocket = WebSocketServer(TLSServer(self, context, gate=gate, on_failure=self._handshake_failed))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        session: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        sni = session.sni if isinstance(session, SNIObject) else None
+        self._on_handshake("ok")
+        log.debug("tls session accepted", sni=sni, version=session.version(), alpn=session.selected_alpn_protocol())
+        self.inbound = self._choose(session.selected_alpn_protocol() or "http/1.1", sni)
+        self.inbound.on_lost = self._lost
+        transport.set_protocol(self.inbound)
+        self.inbound.connection_made(transport)
+
+    def drain(self) -> None:
+        """Finish what is going on, then close."""
+        if self.inbound is not None:
+            self.inbound.drain()
+        else:
+            self.websocket.close_with(GOING_AWAY)
+
+    def end(self) -> None:
+        """Close now."""
+        if self.inbound is not None:
+            self.inbound.transport.close()
+        self.websocket.close_with(GOING_AWAY)
+
+    def _handshake_failed(self, error: Exception) -> None:
+        self._on_handshake("failed")
+        log.warn("tls handshake failed", error=getattr(error, "reason", None) or str(error))
+        self._lost()
+
+    def _lost(self) -> None:
+        self._on_lost(self)

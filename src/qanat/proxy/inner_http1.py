@@ -1,0 +1,219 @@
+"""The caller's side over HTTP/1.1: one request after the other on one inner connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qanat.errors import ProtocolError
+from qanat.net.http1 import (
+    BodyReceived,
+    Framing,
+    Header,
+    Headers,
+    HTTPViolation,
+    MessageEnded,
+    RequestReader,
+    RequestReceived,
+    ResponseReceived,
+    encode_chunk,
+    encode_head,
+    encode_last_chunk,
+)
+from qanat.proxy.errors import BadRequest, HeadersTooLarge, ProxyError, Reply, URITooLong, to_reply
+from qanat.proxy.exchange import Exchange
+from qanat.proxy.forward import Forwarder
+from qanat.proxy.inbound import Inbound
+from qanat.proxy.incoming import from_http1
+from qanat.proxy.record import log
+
+MAX_PIPELINED = 64 * 1024
+"""Bytes of further requests that may wait while one is being answered."""
+DISCARD_TIME = 30.0
+"""Seconds a caller has to finish sending a body nobody wants any more."""
+
+
+class HTTP1Inbound(Inbound):
+    """A protocol for the plaintext of one inner TLS session, and the `Caller` of each of its requests."""
+
+    def __init__(self, forwarder: Forwarder, idle_timeout: float, sni: str | None = None) -> None:
+        super().__init__(idle_timeout)
+        self._forwarder, self._sni = forwarder, sni
+        self._reader = RequestReader()
+        self._exchange: Exchange | None = None
+        self._framing = Framing.NONE
+        self._request_ended = self._answered = True
+        self._close_after = self._draining = False
+        self._body_paused = self._reading_paused = False
+        self._discard_timer: asyncio.TimerHandle | None = None
+
+    # Called by the transport below.
+
+    def data_received(self, data: bytes) -> None:
+        self._feed(data)
+
+    def eof_received(self) -> bool | None:
+        self._lose()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+        self._lose()
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.caller_full()
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.caller_drained()
+
+    # Reading.
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._reader.receive_data(data)
+        except HTTPViolation as violation:
+            self._hear_events()
+            self._refuse(violation)
+            return
+        self._hear_events()
+        if self._reader.buffered > MAX_PIPELINED:
+            self._update_reading()
+
+    def _hear_events(self) -> None:
+        for event in self._reader.events_received():
+            if isinstance(event, RequestReceived):
+                self._begin(event)
+            elif isinstance(event, BodyReceived):
+                if self._exchange is not None:
+                    self._exchange.body_received(event.data)
+            elif isinstance(event, MessageEnded):
+                self._request_ended = True
+                if self._exchange is not None:
+                    self._exchange.body_ended(event.trailers)
+                self._maybe_next()
+
+    def _begin(self, event: RequestReceived) -> None:
+        self._busy()
+        self._request_ended = self._answered = False
+        self._framing = Framing.NONE
+        try:
+            request = from_http1(event)
+        except ProxyError as error:
+            self._refuse_with(error)
+            return
+        if any(value.lower() == b"close" for name, value in request.headers if name.lower() == b"connection"):
+            self._close_after = True
+        self._exchange = Exchange(self._forwarder, self, request, self._sni)
+        self._exchange.start()
+
+    def _refuse(self, violation: ProtocolError) -> None:
+        """What came cannot be read: answer if an answer is still due, and close."""
+        answer = violation.answer if isinstance(violation, HTTPViolation) else 400
+        error: ProxyError = {414: URITooLong, 431: HeadersTooLarge}.get(answer, BadRequest)(violation.reason)
+        if self._exchange is not None and not self._exchange.over:
+            self._exchange.caller_lost()
+            self.transport.abort()
+            return
+        self._refuse_with(error)
+
+    def _refuse_with(self, error: ProxyError) -> None:
+        log.warn(error.log_phrase, error=error.detail)
+        self._exchange = None
+        self.send_reply(to_reply(error, self._forwarder.new_id()), close=True)
+
+    def _lose(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.caller_lost()
+
+    # The caller, as the exchange sees it.
+
+    def send_informational(self, status: int, headers: list[Header]) -> None:
+        self.transport.write(encode_head(b"HTTP/1.1 %d " % status, headers))
+
+    def send_head(self, response: ResponseReceived, headers: list[Header], framing: Framing) -> None:
+        self._framing = Framing.CHUNKED if framing is Framing.CLOSE else framing
+        if self._framing is Framing.CHUNKED:
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        if self._close_after or self._draining:
+            self._close_after = True
+            headers.append((b"Connection", b"close"))
+        self.transport.write(encode_head(b"HTTP/1.1 %d %b" % (response.status, response.reason), headers))
+
+    def send_body(self, data: bytes) -> None:
+        self.transport.write(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
+
+    def send_end(self, trailers: Headers) -> None:
+        if self._framing is Framing.CHUNKED:
+            self.transport.write(encode_last_chunk(trailers))
+        self._answer_sent()
+
+    def send_reply(self, reply: Reply, close: bool) -> None:
+        self._close_after = self._close_after or close or self._draining
+        headers = list(reply.headers)
+        if self._close_after:
+            headers.append((b"Connection", b"close"))
+        without_body = self._exchange is not None and self._exchange.request.method == b"HEAD"
+        head = encode_head(b"HTTP/1.1 %d %b" % (reply.status, reply.reason), headers)
+        self.transport.write(head if without_body else head + reply.body)
+        self._answer_sent()
+        if close:
+            self.transport.close()
+
+    def abort(self) -> None:
+        self._exchange = None
+        self.transport.abort()
+
+    def pause_body(self) -> None:
+        self._body_paused = True
+        self._update_reading()
+
+    def resume_body(self) -> None:
+        self._body_paused = False
+        self._update_reading()
+
+    # Between requests.
+
+    def _answer_sent(self) -> None:
+        self._answered = True
+        self._body_paused = False
+        if not self._request_ended and self._discard_timer is None:
+            # Read the rest and drop it: a caller that still writes would not read the answer otherwise.
+            loop = asyncio.get_running_loop()
+            self._discard_timer = loop.call_later(DISCARD_TIME, self.transport.close)
+        self._update_reading()
+        asyncio.get_running_loop().call_soon(self._maybe_next)
+
+    def _maybe_next(self) -> None:
+        if not (self._answered and self._request_ended) or self.lost:
+            return
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
+        if self._close_after or self._draining:
+            self.transport.close()
+            return
+        if self._exchange is None:
+            return
+        self._exchange = None
+        self._rest()
+        self._reader.next_message()
+        self._feed(b"")
+        self._update_reading()
+
+    def drain(self) -> None:
+        self._draining = True
+        if self._answered and self._request_ended:
+            self.transport.close()
+
+    def _update_reading(self) -> None:
+        wanted = not self._body_paused and (self._answered or self._reader.buffered <= MAX_PIPELINED)
+        if wanted == self._reading_paused and not self.lost:
+            self._reading_paused = not wanted
+            if wanted:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()

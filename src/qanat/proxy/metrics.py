@@ -1,0 +1,58 @@
+"""What the proxy counts, for Prometheus. Label values come from the configuration only, never from a caller."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_METHODS = frozenset(("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"))
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+class ProxyMetrics:
+    """One proxy's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "mcp_proxy_requests", "Requests answered", ["route", "method", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "mcp_proxy_request_seconds",
+            "From a request's head to its end",
+            ["route"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self.ttfb = Histogram(
+            "mcp_proxy_ttfb_seconds",
+            "From a request's head to the answer's",
+            ["route"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        self.in_flight = Gauge("mcp_proxy_in_flight", "Requests being forwarded", ["route"], registry=registry)
+        self.streams = Gauge("mcp_proxy_streams", "Event streams open", ["route", "kind"], registry=registry)
+        self.websockets = Gauge("mcp_proxy_websockets", "WebSockets open", registry=registry)
+        self.handshakes = Counter("mcp_proxy_tls_handshakes", "Inner TLS handshakes", ["result"], registry=registry)
+        self.denied = Counter(
+            "mcp_proxy_ip_validation_failures", "Upstream addresses refused", ["route"], registry=registry
+        )
+        self.no_route = Counter("mcp_proxy_no_route", "Requests for a host without a route", registry=registry)
+        self.upstream_errors = Counter(
+            "mcp_proxy_upstream_errors", "Requests an upstream failed", ["route", "type"], registry=registry
+        )
+        self.not_after = Gauge(
+            "mcp_proxy_cert_not_after_seconds", "When the server certificate ends, as Unix time", registry=registry
+        )
+        self.reload_success = Gauge(
+            "mcp_proxy_config_reload_success",
+            "1 when the file was last taken up, 0 when it was refused",
+            registry=registry,
+        )
+        self.reload_success.set(1)
+
+
+def method_label(method: bytes) -> str:
+    """A request method as a label: the usual ones, and `other`."""
+    text = method.decode("latin-1")
+    return text if text in _METHODS else "other"

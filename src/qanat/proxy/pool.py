@@ -1,0 +1,81 @@
+"""The connections of one route: the idle ones, and how many there may be."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qanat.proxy.dial import Destination, Dialler
+from qanat.proxy.errors import Overloaded
+from qanat.proxy.upstream import UpstreamConnection
+
+
+class UpstreamPool:
+    """Hands out idle connections, youngest first, and dials new ones.
+
+    A connection that has been idle for `idle_timeout` seconds is closed rather than used: servers close theirs after
+    a few seconds, and a request on a connection that is just being closed is lost.
+    """
+
+    def __init__(self, dialler: Dialler, destination: Destination, limit: int, idle_timeout: float) -> None:
+        self.destination = destination
+        self.open = 0
+        self._dialler, self._limit, self._idle_timeout = dialler, limit, idle_timeout
+        self._idle: list[UpstreamConnection] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection that is still good."""
+        horizon = asyncio.get_running_loop().time() - self._idle_timeout
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_since > horizon and not connection.stale:
+                connection.reused = True
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection. Raises `ProxyError`."""
+        if self.open >= self._limit:
+            raise Overloaded("too many upstream connections")
+        self.open += 1
+        try:
+            connection = await self._dialler.dial(self.destination, self._make)
+        except BaseException:
+            self._forget()
+            raise
+        connection.when_lost(self._forget)
+        return connection
+
+    def close(self) -> None:
+        """Close what is idle now and whatever becomes idle from now on."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def _make(self, address: str) -> UpstreamConnection:
+        return UpstreamConnection(address, self._give_back)
+
+    def _forget(self) -> None:
+        self.open -= 1
+
+    def _give_back(self, connection: UpstreamConnection) -> None:
+        if self._closed or self._idle_timeout <= 0:
+            connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._idle_timeout, self._sweep)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        horizon = loop.time() - self._idle_timeout
+        while self._idle and self._idle[0].idle_since <= horizon:
+            self._idle.pop(0).close()
+        self._sweeper = loop.call_later(self._idle_timeout, self._sweep) if self._idle else None

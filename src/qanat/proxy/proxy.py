@@ -1,0 +1,177 @@
+"""The proxy without its sockets: ends inner TLS, chooses the route, checks the address, forwards."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qanat.log import get_logger
+from qanat.net.http1 import Header
+from qanat.net.tls import HandshakeGate
+from qanat.net.websocket import WebSocketServer
+from qanat.proxy.certificate import Certificate, days_left
+from qanat.proxy.config import ProxyConfig
+from qanat.proxy.dial import Dialler, Lookup, Resolver, SystemLookup
+from qanat.proxy.errors import Draining, Overloaded
+from qanat.proxy.forward import Forwarder
+from qanat.proxy.inbound import Inbound
+from qanat.proxy.inner import InnerSession
+from qanat.proxy.inner_http1 import HTTP1Inbound
+from qanat.proxy.inner_http2 import HTTP2Inbound
+from qanat.proxy.listener import StreamDoor, upgrade_answer
+from qanat.proxy.metrics import ProxyMetrics
+from qanat.proxy.route import BuildFilter, Route, build_route
+from qanat.proxy.routes import RouteTable
+from qanat.tunnel.connection import IncomingStream
+
+log = get_logger("qanat.proxy")
+
+
+class Proxy:
+    """Accepts tunnel streams, from a listener or straight from a connector (it is a `StreamHandler`)."""
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        certificate: Certificate,
+        *,
+        lookup: Lookup | None = None,
+        build_filter: BuildFilter | None = None,
+    ) -> None:
+        """Raises `ConfigInvalid` when a route's files cannot be used."""
+        self.config, self.certificate = config, certificate
+        self.metrics = ProxyMetrics()
+        self.listening = True
+        self._build_filter = build_filter
+        self._lookup = lookup or SystemLookup()
+        self._resolver = Resolver(self._lookup)
+        self._dialler = Dialler(self._resolver)
+        self._gate = HandshakeGate(config.limits.handshakes)
+        self._sessions: set[InnerSession] = set()
+        self._door = StreamDoor(self)
+        routes = self._build_routes(config)
+        self.forwarder = Forwarder(RouteTable(routes, config.tunnel_domain), self.metrics, config.limits.requests)
+        self.routes = routes
+        self.use_certificate(certificate)
+
+    @property
+    def ready(self) -> bool:
+        """Whether new work is welcome. The state of upstreams plays no part: one dead server must not stop all."""
+        return self.listening and not self.forwarder.draining and days_left(self.certificate) > 0
+
+    @property
+    def websockets(self) -> int:
+        """WebSockets open now."""
+        return len(self._sessions)
+
+    # The door.
+
+    def check_capacity(self) -> None:
+        """Raises `Draining` or `Overloaded` when no further WebSocket is welcome."""
+        if self.forwarder.draining:
+            raise Draining
+        if len(self._sessions) >= self.config.limits.websockets:
+            raise Overloaded
+
+    def upgrade_headers(self, key: str | None, offered: list[str]) -> tuple[Header, ...]:
+        """The header lines that accept an upgrade."""
+        wanted = self.config.websocket.subprotocols
+        return upgrade_answer(key, next((name for name in offered if name in wanted), None))
+
+    def accept_stream(self) -> WebSocketServer:
+        """The protocol for one tunnel stream, after its upgrade."""
+        session = InnerSession(
+            self.certificate.context, self._gate, self._choose, self._count_handshake, self._forget_session
+        )
+        self._sessions.add(session)
+        self.metrics.websockets.set(len(self._sessions))
+        return session.websocket
+
+    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+        """Take a stream from a connector in this process."""
+        return self._door.handle_stream(stream)
+
+    def _choose(self, alpn: str, sni: str | None) -> Inbound:
+        idle, limits = self.config.limits.idle_timeout.total_seconds(), self.config.limits
+        if alpn == "h2":
+            return HTTP2Inbound(self.forwarder, idle, limits.streams, sni)
+        return HTTP1Inbound(self.forwarder, idle, sni)
+
+    def _count_handshake(self, result: str) -> None:
+        self.metrics.handshakes.labels(result).inc()
+
+    def _forget_session(self, session: InnerSession) -> None:
+        self._sessions.discard(session)
+        self.metrics.websockets.set(len(self._sessions))
+
+    # Changes while running.
+
+    def use_certificate(self, certificate: Certificate) -> None:
+        """Show this one from the next handshake on."""
+        self.certificate = certificate
+        self.metrics.not_after.set(certificate.not_after.timestamp())
+
+    def use_config(self, config: ProxyConfig) -> None:
+        """Take up routes, upstream rules and limits. Raises `ConfigInvalid`, and then nothing has changed."""
+        previous = self.routes
+        kept = {
+            name: route
+            for name, route in previous.items()
+            if name in config.routes
+            and config.routes[name] == route.config
+            and (config.upstream, config.limits, config.rewrite_origins)
+            == (self.config.upstream, self.config.limits, self.config.rewrite_origins)
+        }
+        routes = self._build_routes(config, kept)
+        self.config, self.routes = config, routes
+        self.forwarder.table = RouteTable(routes, config.tunnel_domain)
+        self.forwarder.max_requests = config.limits.requests
+        for name, route in previous.items():
+            if routes.get(name) is not route:
+                route.pool.close()
+                if name not in routes:
+                    self.forwarder.retire(route, config.shutdown_timeout.total_seconds())
+        _log_changes(previous, routes)
+
+    def _build_routes(self, config: ProxyConfig, kept: dict[str, Route] | None = None) -> dict[str, Route]:
+        return {
+            name: (kept or {}).get(name) or build_route(config, name, self._dialler, self._build_filter)
+            for name in config.routes
+        }
+
+    # The end.
+
+    async def drain(self, timeout: float) -> bool:
+        """Take nothing new, let what is going on finish for up to `timeout` seconds; whether all of it did."""
+        self.forwarder.draining = True
+        log.info("draining", in_flight=self.forwarder.in_flight, websockets=len(self._sessions))
+        for session in list(self._sessions):
+            session.drain()
+        self.forwarder.end_streams()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.forwarder.wait_idle()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Abort what is left and let everything go."""
+        self.forwarder.draining = True
+        await self.forwarder.close()
+        for session in list(self._sessions):
+            session.end()
+        for route in self.routes.values():
+            route.pool.close()
+        await self._resolver.close()
+        if isinstance(self._lookup, SystemLookup):
+            self._lookup.close()
+
+
+def _log_changes(previous: dict[str, Route], current: dict[str, Route]) -> None:
+    for name in sorted(previous.keys() | current.keys()):
+        if name not in current:
+            log.info("route removed", route=name)
+        elif name not in previous:
+            log.info("route added", route=name, upstream=str(current[name].destination.url))
+        elif previous[name] is not current[name]:
+            log.info("route changed", route=name, upstream=str(current[name].destination.url))

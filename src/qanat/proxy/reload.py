@@ -1,0 +1,127 @@
+"""Notices changed files: the certificate always, the configuration where it says so.
+
+Contents are compared, not times: Kubernetes swaps a symbolic link, editors replace files. What cannot be used changes
+nothing; the proxy goes on with what it has and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+from qanat.errors import ConfigInvalid
+from qanat.log import get_logger
+from qanat.proxy.certificate import Certificate, days_left, digest_files, load_certificate
+from qanat.proxy.config import ProxyConfig, load_config
+from qanat.proxy.proxy import Proxy
+
+log = get_logger("qanat.proxy")
+TICKET_KEYS_LIFETIME = 86_400.0
+"""Seconds after which session tickets get new keys: those live in the TLS context, so it is made anew."""
+FAILURE_EVERY = 60.0
+EXPIRY_DAILY, EXPIRY_HOURLY = 14.0, 3.0
+"""Days before the end from which it is logged once a day, and once an hour."""
+
+
+class CertificateWatch:
+    """Decides at each look whether to load the pair, and what to log. Times are monotonic seconds."""
+
+    def __init__(self, proxy: Proxy, now: float) -> None:
+        self._proxy = proxy
+        self._loaded_at = now
+        self._failed_at = self._warned_at = float("-inf")
+
+    def look(self, now: float) -> None:
+        """Look at the files; never raises for what is in them."""
+        files, current = self._proxy.config.tls, self._proxy.certificate
+        try:
+            changed = digest_files(files.cert_file, files.key_file) != current.digest
+            if changed or now - self._loaded_at > TICKET_KEYS_LIFETIME:
+                self._take_up(load_certificate(files.cert_file, files.key_file), changed, now)
+        except ConfigInvalid as error:
+            if now - self._failed_at >= FAILURE_EVERY:
+                self._failed_at = now
+                log.warn("certificate reload failed", error=str(error))
+        self._warn_of_expiry(now)
+
+    def _take_up(self, certificate: Certificate, changed: bool, now: float) -> None:
+        self._proxy.use_certificate(certificate)
+        self._loaded_at = now
+        if changed:
+            self._warned_at = float("-inf")
+            log.info("certificate reloaded", **certificate.fields())
+
+    def _warn_of_expiry(self, now: float) -> None:
+        left = days_left(self._proxy.certificate)
+        if left >= EXPIRY_DAILY:
+            return
+        if now - self._warned_at >= (3600.0 if left < EXPIRY_HOURLY else 86_400.0):
+            self._warned_at = now
+            log.warn("certificate expires soon", **self._proxy.certificate.fields(), days_left=round(left, 1))
+
+
+async def watch_certificate(proxy: Proxy, interval: float) -> None:
+    """Look at the pair every `interval` seconds, for ever."""
+    loop = asyncio.get_running_loop()
+    watch = CertificateWatch(proxy, loop.time())
+    while True:
+        watch.look(loop.time())
+        await asyncio.sleep(interval)
+
+
+class ConfigWatch:
+    """Takes up a changed configuration file."""
+
+    def __init__(self, proxy: Proxy, path: Path, tunnel_domain: str = "") -> None:
+        self._proxy, self._path, self._tunnel_domain = proxy, path, tunnel_domain
+        self._seen = _digest(path)
+
+    def look(self, force: bool = False) -> bool:
+        """Take up the file if it changed, or in any case; whether it was taken up."""
+        digest = _digest(self._path)
+        if digest == self._seen and not force:
+            return False
+        self._seen = digest
+        try:
+            config = load_config(self._path, self._tunnel_domain)
+            self._proxy.use_config(_keep_fixed(self._proxy.config, config))
+        except ConfigInvalid as error:
+            self._proxy.metrics.reload_success.set(0)
+            log.error("config reload failed", errors=error.problems)
+            return False
+        self._proxy.metrics.reload_success.set(1)
+        log.info("config reloaded", routes=len(config.routes))
+        return True
+
+
+def _keep_fixed(current: ProxyConfig, new: ProxyConfig) -> ProxyConfig:
+    """The new configuration, with what can only change at a start left as it is."""
+    fixed: dict[str, object] = {}
+    for name in ("listen_addr", "tls", "tunnel_domain", "admin"):
+        if getattr(new, name) != getattr(current, name):
+            log.warn("restart required", key=name)
+            fixed[name] = getattr(current, name)
+    return new.model_copy(update=fixed)
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""
+
+
+async def watch_config(proxy: Proxy, path: Path, tunnel_domain: str, reload_now: asyncio.Event) -> None:
+    """Look at the file every so often if the configuration says so, and whenever `reload_now` is set; for ever."""
+    watch = ConfigWatch(proxy, path, tunnel_domain)
+    while True:
+        settings = proxy.config.reload
+        try:
+            async with asyncio.timeout(settings.interval.total_seconds() if settings.enabled else None):
+                await reload_now.wait()
+        except TimeoutError:
+            watch.look()
+            continue
+        reload_now.clear()
+        watch.look(force=True)

@@ -1,0 +1,121 @@
+"""A route at run time: its configuration made ready, its connections, its counters."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qanat.errors import ConfigInvalid
+from qanat.proxy.config import ProxyConfig, RouteConfig
+from qanat.proxy.dial import Destination, Dialler
+from qanat.proxy.filters import RouteFilter
+from qanat.proxy.guard import AddressGuard
+from qanat.proxy.pool import UpstreamPool
+from qanat.proxy.routes import Authority
+
+BuildFilter = Callable[[str, RouteConfig], RouteFilter | None]
+"""From a route's name and configuration to its policy, if it has one."""
+
+
+@dataclass(eq=False)
+class Route:
+    """One route, as long as its configuration does not change."""
+
+    name: str
+    config: RouteConfig
+    destination: Destination
+    pool: UpstreamPool
+    host_header: str
+    rewrite_origins: bool
+    filter: RouteFilter | None = None
+    in_flight: int = 0
+    hinted: bool = False
+    """Whether the log has had the hint about a refused Host."""
+    retired: bool = field(default=False)
+    """Gone from the configuration: open exchanges end, no new one begins."""
+
+    def host_for(self, authority: Authority) -> bytes:
+        """The `Host` to send upstream. Always with the port, because servers match `name:*`."""
+        if self.host_header == "upstream":
+            return self.destination.url.authority.encode("ascii")
+        if self.host_header == "preserve":
+            return str(authority).encode("ascii")
+        return self.host_header.encode("latin-1")
+
+    def allows(self, path: str) -> bool:
+        """Whether the path is among those let through. Prefixes end at a segment's end."""
+        if self.config.paths is None:
+            return True
+        if "/../" in f"{path}/" or "/./" in f"{path}/" or "//" in path or "%2e" in path.lower() or "\\" in path:
+            return False  # an upstream may read such a path as another one
+        return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in self.config.paths)
+
+
+def guard_for(config: ProxyConfig, name: str, route: RouteConfig) -> AddressGuard:
+    """The address judge of one route. Raises `ConfigInvalid` when it would widen the global one."""
+    guard = config.upstream.guard
+    if route.allowed_ips is None:
+        return guard
+    outside = [network for network in route.allowed_ips if not guard.covers(network)]
+    if outside:
+        raise ConfigInvalid([f"routes.{name}.allowed_ips: {outside[0]} is not inside upstream.allowed_ips"])
+    return guard.narrowed(route.allowed_ips)
+
+
+def upstream_context(config: ProxyConfig, route: RouteConfig) -> ssl.SSLContext | None:
+    """The TLS client of one route, None for plain HTTP. Raises `ConfigInvalid`.
+
+    Trusts `ca_file`, and the system's bundle only when asked to; with neither every handshake fails.
+    """
+    if route.upstream.scheme != "https":
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unlike create_default_context this ignores SSLKEYLOGFILE
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    files = config.upstream.tls
+    ca_file = route.tls.ca_file if route.tls and route.tls.ca_file else files.ca_file
+    if ca_file is not None:
+        _attempt(ca_file, lambda: context.load_verify_locations(ca_file))
+    if files.include_system_cas:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if route.tls and route.tls.client_cert_file:
+        certificate, key = route.tls.client_cert_file, route.tls.client_key_file
+        _attempt(certificate, lambda: context.load_cert_chain(certificate, key, password=""))
+    return context
+
+
+def _attempt(path: Path, load: Callable[[], None]) -> None:
+    try:
+        load()
+    except ssl.SSLError as error:
+        reason = (error.reason or "no certificate found").replace("_", " ").lower()
+        raise ConfigInvalid([f"{path}: {reason}"]) from error
+    except OSError as error:
+        raise ConfigInvalid([f"open {path}: {(error.strerror or str(error)).lower()}"]) from error
+
+
+def build_route(config: ProxyConfig, name: str, dialler: Dialler, build_filter: BuildFilter | None = None) -> Route:
+    """A route ready to serve. Raises `ConfigInvalid`."""
+    settings = config.routes[name]
+    url = settings.upstream
+    destination = Destination(
+        url,
+        guard_for(config, name, settings),
+        upstream_context(config, settings),
+        (settings.tls.server_name if settings.tls else None) or url.host,
+        settings.timeouts.connect.total_seconds(),
+    )
+    limits = config.limits
+    pool = UpstreamPool(dialler, destination, limits.upstream_sockets, config.upstream.idle_timeout.total_seconds())
+    rewrite = config.rewrite_origins if settings.rewrite_origins is None else settings.rewrite_origins
+    return Route(
+        name=name,
+        config=settings,
+        destination=destination,
+        pool=pool,
+        host_header=settings.host_header or config.upstream.host_header,
+        rewrite_origins=rewrite,
+        filter=build_filter(name, settings) if build_filter else None,
+    )

@@ -1,0 +1,231 @@
+"""A connection to an upstream: one request at a time, kept for the next one where the upstream allows it."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from qanat.errors import ProtocolError
+from qanat.net.http1 import (
+    BodyReceived,
+    Framing,
+    Header,
+    Headers,
+    MessageEnded,
+    ResponseReader,
+    ResponseReceived,
+    encode_chunk,
+    encode_head,
+    encode_last_chunk,
+)
+from qanat.proxy.errors import ProxyError, UpstreamBroken, UpstreamNotTrusted
+
+
+class ResponseListener(Protocol):
+    """Who asked: hears the answer as it comes. Nothing follows `response_ended` or `upstream_lost`."""
+
+    def response_received(self, response: ResponseReceived) -> None:
+        """A head: any number of informational ones, then the real one."""
+
+    def response_body(self, data: bytes) -> None:
+        """A piece of the body."""
+
+    def response_ended(self, trailers: Headers) -> None:
+        """The answer is complete."""
+
+    def upstream_lost(self, error: ProxyError) -> None:
+        """The connection ended or made no sense before the answer was complete."""
+
+    def upstream_full(self) -> None:
+        """The upstream takes no more of the request for now."""
+
+    def upstream_drained(self) -> None:
+        """It takes more again."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """The client's end of one HTTP/1.1 connection."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, address: str, on_idle: Callable[[UpstreamConnection], None]) -> None:
+        self.address = address
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.idle_since = 0.0
+        self.reused = False
+        self._on_idle = on_idle
+        self._on_lost: Callable[[], None] | None = None
+        self._below: asyncio.BaseTransport | None = None
+        self._reader = ResponseReader()
+        self._listener: ResponseListener | None = None
+        self._request_done = self._keep_alive = False
+        self._framing = Framing.NONE
+        self._paused = self._full = self._lost = False
+
+    # Called by the transport below.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def handshake_failed(self, error: Exception) -> None:
+        """TLS could not be set up; `connection_made` never comes."""
+        if not self.ready.done():
+            self.ready.set_exception(UpstreamNotTrusted(str(error)))
+
+    def data_received(self, data: bytes) -> None:
+        if self._listener is None:
+            self.transport.abort()  # nobody asked
+            return
+        try:
+            self._reader.receive_data(data)
+        except ProtocolError as violation:
+            self._dispatch()
+            self._fail(UpstreamBroken(violation.reason))
+            return
+        self._dispatch()
+
+    def eof_received(self) -> bool | None:
+        try:
+            self._reader.receive_eof()
+        except ProtocolError as violation:
+            self._fail(UpstreamBroken(str(violation)))
+            return False
+        self._dispatch()
+        self._fail(UpstreamBroken("connection closed before an answer"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._fail(UpstreamBroken(str(exc) if exc else "connection closed before an answer"))
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def pause_writing(self) -> None:
+        self._full = True
+        if self._listener is not None:
+            self._listener.upstream_full()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._listener is not None:
+            self._listener.upstream_drained()
+
+    # Called by the dialler.
+
+    def attach(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected; TLS may still have to be agreed on."""
+        self._below = transport
+
+    def give_up(self) -> None:
+        """The dialler failed or was cancelled."""
+        self._lost = True
+        if isinstance(self._below, asyncio.Transport):
+            self._below.abort()
+        if self.ready.done() and not self.ready.cancelled():
+            self.ready.exception()  # has been reported, or nobody wants to know any more
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Call this once, when the connection is gone: now if it is already."""
+        if self._lost:
+            call()
+        else:
+            self._on_lost = call
+
+    # Called by the exchange.
+
+    def send_request(
+        self,
+        listener: ResponseListener,
+        method: bytes,
+        target: bytes,
+        headers: Iterable[Header],
+        framing: Framing,
+    ) -> None:
+        """Send a request's head. `headers` hold no framing but `Content-Length`."""
+        self._listener, self._framing = listener, framing
+        self._request_done = framing is Framing.NONE
+        self._keep_alive = False
+        self._reader.expect(method)
+        lines = [*headers, (b"Transfer-Encoding", b"chunked")] if framing is Framing.CHUNKED else headers
+        self.transport.write(encode_head(b"%b %b HTTP/1.1" % (method, target), lines))
+
+    def send_body(self, data: bytes) -> None:
+        """Send a piece of the request's body."""
+        self.transport.write(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
+
+    def end_body(self, trailers: Headers) -> None:
+        """The request is complete."""
+        if self._request_done:
+            return
+        self._request_done = True
+        if self._framing is Framing.CHUNKED:
+            self.transport.write(encode_last_chunk(trailers))
+
+    def pause_reading(self) -> None:
+        """The caller takes no more for now."""
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The caller takes more again."""
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Give up: the caller is gone. The upstream sees its connection reset at once."""
+        self._listener = None
+        self.transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._listener = None
+        if not self._lost:
+            self.transport.close()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the upstream has closed this idle connection or said something on it, the loop not knowing yet."""
+        if self._lost or self.transport.is_closing():
+            return True
+        descriptor = self.transport.get_extra_info("socket")
+        if descriptor is None:
+            return False
+        poll = select.poll()
+        poll.register(descriptor.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _dispatch(self) -> None:
+        for event in self._reader.events_received():
+            listener = self._listener
+            if listener is None:
+                return
+            if isinstance(event, BodyReceived):
+                listener.response_body(event.data)
+            elif isinstance(event, ResponseReceived):
+                self._keep_alive = event.keep_alive
+                listener.response_received(event)
+            elif isinstance(event, MessageEnded):
+                self._finish(listener, event.trailers)
+
+    def _finish(self, listener: ResponseListener, trailers: Headers) -> None:
+        self._listener = None
+        reusable = self._keep_alive and self._request_done and not self._reader.buffered and not self._full
+        listener.response_ended(trailers)
+        if not reusable or self.transport.is_closing():
+            self.transport.close()
+            return
+        self.resume_reading()
+        self._on_idle(self)
+
+    def _fail(self, error: ProxyError) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.upstream_lost(error)
+            self.transport.abort()

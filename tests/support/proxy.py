@@ -1,0 +1,474 @@
+"""A running proxy, the far end of a tunnel stream, and upstreams that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qanat.net.http1 import (
+    BodyReceived,
+    Headers,
+    HTTPEvent,
+    MessageEnded,
+    RequestReader,
+    RequestReceived,
+    ResponseReader,
+    ResponseReceived,
+    values,
+)
+from qanat.net.splice import splice
+from qanat.net.tls import TLSClient
+from qanat.net.websocket import WebSocketClient
+from qanat.pki.material import Pair
+from qanat.proxy.config import ProxyConfig, parse_config
+from qanat.proxy.dial import Lookup
+from qanat.proxy.document import Document
+from qanat.proxy.proxy import Proxy
+from qanat.proxy.route import BuildFilter
+from qanat.proxy.server import RunningProxy, serve
+from tests.support.pki import throwaway_ca, throwaway_server
+
+DOMAIN = "t.example"
+LOOPBACK = {"allowed_ips": ["127.0.0.0/8"]}
+WAIT = 20.0
+"""Seconds any single thing may take on a busy machine."""
+
+
+@dataclass(frozen=True)
+class TestPKI:
+    """A CA, and where its server certificate for `*.t.example` lies."""
+
+    __test__ = False
+    ca: Pair
+    cert_file: Path
+    key_file: Path
+
+    def context(self, *alpn: str) -> ssl.SSLContext:
+        """A client that trusts the CA."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=self.ca.certificate_pem.decode())
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        return context
+
+    def renew(self) -> None:
+        """A new certificate and key, in place."""
+        write_pair(throwaway_server(self.ca, DOMAIN), self.cert_file, self.key_file)
+
+
+def write_pair(pair: Pair, cert_file: Path, key_file: Path) -> None:
+    cert_file.write_bytes(pair.certificate_pem)
+    key_file.write_bytes(pair.key_pem)
+
+
+def make_pki(folder: Path) -> TestPKI:
+    """A new CA and a server certificate in `folder`."""
+    pki = TestPKI(throwaway_ca(), folder / "tls.crt", folder / "tls.key")
+    pki.renew()
+    return pki
+
+
+def config_data(pki: TestPKI, routes: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A configuration file's content: loopback may be dialled, port 0 everywhere."""
+    data: dict[str, Any] = {
+        "listen_addr": "127.0.0.1:0",
+        "tunnel_domain": DOMAIN,
+        "tls": {"cert_file": str(pki.cert_file), "key_file": str(pki.key_file)},
+        "routes": routes,
+        "upstream": dict(LOOPBACK),
+        "shutdown_timeout": "3s",
+    }
+    data.update(changes)
+    return data
+
+
+def make_config(pki: TestPKI, routes: dict[str, Any], **changes: Any) -> ProxyConfig:
+    return parse_config(Document(yaml.safe_dump(config_data(pki, routes, **changes)).encode(), "config.yaml"))
+
+
+@dataclass
+class TunnelEnd:
+    """A running proxy as a caller at the other end of the tunnel reaches it."""
+
+    running: RunningProxy
+    pki: TestPKI
+    _open: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    @property
+    def proxy(self) -> Proxy:
+        return self.running.proxy
+
+    @property
+    def address(self) -> tuple[str, int]:
+        assert self.running.address is not None
+        return self.running.address
+
+    async def open_websocket(self, above: asyncio.Protocol) -> asyncio.Transport:
+        """Upgrade a connection and put `above` on the WebSocket's byte stream."""
+        return await upgrade(self.address, WebSocketClient(above))
+
+    async def connect(self, *alpn: str, sni: str = f"echo.{DOMAIN}", context: ssl.SSLContext | None = None) -> Inner:
+        """An inner TLS session, to be read and written like any asyncio stream."""
+        reader = asyncio.StreamReader(limit=2**20)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        announced = _Announced(protocol)
+        tls = TLSClient(announced, context or self.pki.context(*alpn), sni, on_failure=announced.fail)
+        transport = await self.open_websocket(tls)
+        async with asyncio.timeout(WAIT):
+            await announced.ready
+        writer = asyncio.StreamWriter(tls, protocol, reader, asyncio.get_running_loop())
+        return Inner(reader, writer, tls, transport)
+
+
+class _Announced(asyncio.Protocol):
+    """Says when TLS is ready."""
+
+    def __init__(self, above: asyncio.StreamReaderProtocol) -> None:
+        self._above = above
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._above.connection_made(transport)
+        self.ready.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error)
+
+    def data_received(self, data: bytes) -> None:
+        self._above.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._above.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._above.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._above.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._above.resume_writing()
+
+
+@dataclass
+class Answer:
+    """An HTTP answer, whole."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    trailers: Headers
+    informational: list[ResponseReceived]
+
+    def all(self, name: str) -> list[str]:
+        return [value.decode("latin-1") for value in values(self.headers, name.lower().encode())]
+
+    def one(self, name: str) -> str | None:
+        found = self.all(name)
+        assert len(found) < 2, found
+        return found[0] if found else None
+
+
+@dataclass
+class Inner:
+    """A caller's inner TLS session speaking HTTP/1.1."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    tls: TLSClient
+    raw: asyncio.Transport
+    parser: ResponseReader = field(default_factory=ResponseReader)
+
+    async def ask(self, head: str, body: bytes = b"") -> Answer:
+        """Send a request written with bare line breaks; return its answer."""
+        self.send(head, body)
+        return await self.answer(head.split(" ")[0])
+
+    def send(self, head: str, body: bytes = b"") -> None:
+        lines = head.strip("\n").split("\n")
+        self.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+
+    async def answer(self, method: str = "GET") -> Answer:
+        """The whole of the next answer."""
+        got = await self.head(method)
+        informational = []
+        while got.informational:
+            informational.append(got)
+            got = await self._event(ResponseReceived)
+        body: list[bytes] = []
+        trailers: Headers = ()
+        async for event in self.rest():
+            if isinstance(event, BodyReceived):
+                body.append(event.data)
+            elif isinstance(event, MessageEnded):
+                trailers = event.trailers
+        return Answer(got.status, got.headers, b"".join(body), trailers, informational)
+
+    async def head(self, method: str = "GET") -> ResponseReceived:
+        """The head of the next answer."""
+        self.parser.expect(method.encode())
+        self._events = self.parser.events_received()
+        got: ResponseReceived = await self._event(ResponseReceived)
+        return got
+
+    async def rest(self) -> AsyncIterator[HTTPEvent]:
+        """The answer's body, up to and with its end. An unclean end is an `EOFError`."""
+        while True:
+            event = await self.event()
+            yield event
+            if isinstance(event, MessageEnded):
+                return
+
+    async def _event(self, kind: type[Any]) -> Any:
+        event = await self.event()
+        assert isinstance(event, kind), event
+        return event
+
+    async def event(self) -> HTTPEvent:
+        """What comes next on the connection."""
+        while not self._events:
+            async with asyncio.timeout(WAIT):
+                data = await self.reader.read(65536)
+            if not data:
+                raise EOFError
+            self.parser.receive_data(data)
+            self._events = self.parser.events_received()
+        return self._events.pop(0)
+
+    _events: list[HTTPEvent] = field(default_factory=list)
+
+    async def closed(self) -> bytes:
+        """Wait for the proxy to close the session; returns what was still sent."""
+        async with asyncio.timeout(WAIT):
+            return await self.reader.read()
+
+    def abort(self) -> None:
+        """Vanish: no close_notify, no Close frame."""
+        self.raw.abort()
+
+
+async def upgrade(address: tuple[str, int], above: asyncio.Protocol, target: str = "/") -> asyncio.Transport:
+    """A connector's dial: TCP to the proxy, the WebSocket handshake, then `above` takes over."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    class Handshake(asyncio.Protocol):
+        got = b""
+
+        def data_received(self, data: bytes) -> None:
+            self.got += data
+            if b"\r\n\r\n" in self.got and not done.done():
+                transport.set_protocol(above)
+                done.set_result(self.got)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if not done.done():
+                done.set_exception(ConnectionError(self.got.decode("latin-1") or "closed"))
+
+    transport, _ = await loop.create_connection(Handshake, *address)
+    transport.write(
+        f"GET {target} HTTP/1.1\r\nHost: localhost:8080\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    async with asyncio.timeout(WAIT):
+        got = await done
+    head, _, rest = got.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 101 "):
+        transport.abort()
+        raise ConnectionError(head.decode("latin-1"))
+    above.connection_made(transport)
+    if rest:
+        above.data_received(rest)
+    return transport
+
+
+@asynccontextmanager
+async def proxy_running(
+    pki: TestPKI,
+    routes: dict[str, Any],
+    *,
+    lookup: Lookup | None = None,
+    build_filter: BuildFilter | None = None,
+    config_path: Path | None = None,
+    certificate_interval: float = 10.0,
+    **changes: Any,
+) -> AsyncIterator[TunnelEnd]:
+    """A proxy on a port of its own."""
+    config = make_config(pki, routes, **changes)
+    async with serve(
+        config,
+        config_path=config_path,
+        lookup=lookup,
+        build_filter=build_filter,
+        certificate_interval=certificate_interval,
+    ) as running:
+        yield TunnelEnd(running, pki)
+
+
+@dataclass
+class SeenRequest:
+    """A request as an upstream got it."""
+
+    method: str
+    target: str
+    headers: Headers
+    body: bytes = b""
+    trailers: Headers = ()
+
+    def all(self, name: str) -> list[str]:
+        return [value.decode("latin-1") for value in values(self.headers, name.lower().encode())]
+
+
+@dataclass
+class UpstreamPeer:
+    """One connection to a scripted upstream."""
+
+    upstream: Upstream
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    parser: RequestReader = field(default_factory=RequestReader)
+    events: list[HTTPEvent] = field(default_factory=list)
+
+    async def head(self) -> SeenRequest:
+        """The next request's head. Raises `EOFError` when the proxy closes the connection instead."""
+        event = await self._event()
+        assert isinstance(event, RequestReceived)
+        seen = SeenRequest(event.method.decode(), event.target.decode("latin-1"), event.headers)
+        self.upstream.seen.append(seen)
+        return seen
+
+    async def request(self) -> SeenRequest:
+        """The next request, whole."""
+        seen = await self.head()
+        while not isinstance(event := await self._event(), MessageEnded):
+            assert isinstance(event, BodyReceived)
+            seen.body += event.data
+        seen.trailers = event.trailers
+        self.parser.next_message()
+        self.events += self.parser.events_received()
+        return seen
+
+    async def _event(self) -> HTTPEvent:
+        while not self.events:
+            data = await self.reader.read(65536)
+            if not data:
+                raise EOFError
+            self.parser.receive_data(data)
+            self.events += self.parser.events_received()
+        return self.events.pop(0)
+
+    def send(self, text: str | bytes) -> None:
+        self.writer.write(text.encode("latin-1") if isinstance(text, str) else text)
+
+    def answer(self, body: bytes = b"ok", *headers: str, status: str = "200 OK") -> None:
+        self.send("\r\n".join([f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+
+    def abort(self) -> None:
+        self.writer.transport.abort()
+
+
+Script = Callable[[UpstreamPeer], Awaitable[None]]
+
+
+@dataclass
+class Upstream:
+    """A scripted HTTP server on loopback: `script` runs for each connection."""
+
+    script: Script
+    port: int = 0
+    connections: int = 0
+    seen: list[SeenRequest] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+async def echo(peer: UpstreamPeer) -> None:
+    """Answers every request with what it got."""
+    while True:
+        seen = await peer.request()
+        peer.answer(f"{seen.method} {seen.target} ".encode() + seen.body, "Content-Type: text/plain")
+
+
+@asynccontextmanager
+async def upstream_running(script: Script = echo, context: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
+    """A scripted upstream on a port of its own; an error in the script fails the test."""
+    upstream = Upstream(script)
+    tasks: set[asyncio.Task[None]] = set()
+    errors: list[BaseException] = []
+
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        upstream.connections += 1
+        try:
+            await script(UpstreamPeer(upstream, reader, writer))
+        except (EOFError, ConnectionError):
+            pass
+        except asyncio.CancelledError:
+            writer.transport.abort()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            tasks.discard(task)
+            if not writer.is_closing():
+                writer.close()
+
+    server = await asyncio.start_server(run, "127.0.0.1", 0, ssl=context, limit=2**20)
+    upstream.port = server.sockets[0].getsockname()[1]
+    try:
+        yield upstream
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if errors:
+        raise errors[0]
+
+
+@asynccontextmanager
+async def bridge_running(end: TunnelEnd) -> AsyncIterator[int]:
+    """A local TCP port whose connections come out as tunnel streams: any TLS client can use it. Yields the port."""
+
+    class Local(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            transport.pause_reading()
+            self.task = asyncio.get_running_loop().create_task(self.join(transport))
+            tasks.add(self.task)
+            self.task.add_done_callback(tasks.discard)
+
+        async def join(self, transport: asyncio.Transport) -> None:
+            holder = WebSocketClient(asyncio.Protocol())
+            try:
+                await upgrade(end.address, holder)
+            except OSError:
+                transport.abort()
+                return
+            splice(transport, holder)
+            transport.resume_reading()
+            locals_.append(transport)
+
+    locals_: list[asyncio.Transport] = []
+    tasks: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        server = await loop.create_server(Local, "127.0.0.1", 0)
+        stack.callback(server.close)
+        yield server.sockets[0].getsockname()[1]
+        for transport in locals_:
+            transport.abort()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
