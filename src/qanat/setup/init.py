@@ -21,10 +21,9 @@ from qanat.pki.material import Pair, fingerprint
 from qanat.setup.errors import SetupRefused, explain, explain_exchange
 from qanat.setup.options import MAX_IDENTITY_TOKEN, InitOptions, SignIn
 from qanat.setup.output import Output
-from qanat.setup.plan import MAX_LIVE_CERTIFICATES, Plan, adopt, make_plan, slots_used
+from qanat.setup.plan import Plan, adopt, make_plan, slots_used
 from qanat.setup.state import (
     CREATING,
-    REPLACING_CA,
     TOKEN_VERSION,
     TUNNEL_DOMAIN,
     TUNNEL_ID,
@@ -153,32 +152,24 @@ class _Init:
         elif self.stored.tunnel_id != tunnel.id or self.stored.domain != tunnel.domain:
             await self._remember(tunnel)
         if plan.ca != "keep":
-            await self._register(tunnel, certificates)
+            await self._register(tunnel)
         if plan.reissue:
             await self._issue(plan.reissue, tunnel)
         await self._fetch_token(plan, tunnel)
+        self._say_what_to_revoke(certificates)
         self.say(f"ready: {tunnel.id} serves https://<route>.{tunnel.domain}")
 
     async def _store_new_ca(self, plan: Plan, tunnel: Tunnel) -> None:
         ca = issue_ca(CA_NAME, self.clock.now(), _serial(), organization=tunnel.id)
         files = ca_files(ca)
         files[TUNNEL_ID], files[TUNNEL_DOMAIN] = tunnel.id.encode(), tunnel.domain.encode()
-        files[REPLACING_CA] = fingerprint(ca.certificate).encode() if self.stored.ca.present else None
         if plan.switch_from:
             self.say(f"switching from {plan.switch_from} to {tunnel.id}")
             files[TUNNEL_TOKEN] = files[TOKEN_VERSION] = None
-        await self.output.write({name: data for name, data in files.items() if data or self._holds(name)})
+        await self.output.write(files)
         self.stored = interpret(await self.output.read())
 
-    def _holds(self, name: str) -> bool:
-        held = {
-            TUNNEL_TOKEN: self.stored.token,
-            TOKEN_VERSION: self.stored.token_version,
-            REPLACING_CA: self.stored.replacing_ca,
-        }
-        return held.get(name) is not None
-
-    async def _register(self, tunnel: Tunnel, certificates: Sequence[Certificate]) -> None:
+    async def _register(self, tunnel: Tunnel) -> None:
         ca = self.stored.ca.certificate
         assert ca is not None
         pem = ca.public_bytes(Encoding.PEM).decode()
@@ -191,8 +182,12 @@ class _Init:
             if error.http_status != 409:  # registered already: an earlier attempt got through
                 raise
         self.say(f"registered CA {fingerprint(ca)}")
+
+    def _say_what_to_revoke(self, certificates: Sequence[Certificate]) -> None:
+        ca = self.stored.ca.certificate
+        assert ca is not None
         others = [c for c in certificates if c.archived_at is None and c.fingerprint != fingerprint(ca)]
-        if others and len(others) < MAX_LIVE_CERTIFICATES:
+        if others and self.options.new_ca:
             self.say(f"once every proxy serves the new certificate, revoke the old CA: {others[0].id}")
 
     async def _issue(self, reason: str, tunnel: Tunnel) -> None:
@@ -204,10 +199,7 @@ class _Init:
         server = issue_server(
             ca, tunnel.domain, self.clock.now(), _serial(), lifetime=self.options.cert_duration, key=key
         )
-        files = server_files(server)
-        if self.stored.replacing_ca:
-            files[REPLACING_CA] = None
-        await self.output.write(files)
+        await self.output.write(server_files(server))
         self.say(f"issued a server certificate, valid until {_day(server)} ({reason})")
 
     async def _fetch_token(self, plan: Plan, tunnel: Tunnel) -> None:

@@ -78,34 +78,41 @@ def _ca_step(
     switching: bool,
     now: datetime,
 ) -> CAStep:
-    known = _stored_ca(stored)
-    unfinished = known is not None and known == stored.replacing_ca
-    if switching or not stored.ca.present or (options.new_ca and not unfinished):
+    if switching or not stored.ca.present:
         return "replace"
-    records = [record for record in certificates if record.fingerprint == known]
-    if any(record.archived_at is None for record in records):
-        _check_stored_ca(stored, now)
-        return "keep"
-    if records:
+    known = fingerprint(stored.ca.certificate) if stored.ca.certificate else None
+    live = [record for record in certificates if record.archived_at is None]
+    mine = next((record for record in live if record.fingerprint == known), None)
+    if options.new_ca and not _replaced_already(stored, mine, live, certificates, now):
+        return "replace"
+    if mine is None and any(record.fingerprint == known for record in certificates):
         raise SetupRefused(f"stored CA was revoked on tunnel {tunnel.id}; {HINT}")
-    _check_stored_ca(stored, now)
-    return "register"
-
-
-def _stored_ca(stored: Stored) -> str | None:
-    return fingerprint(stored.ca.certificate) if stored.ca.certificate else None
-
-
-def _check_stored_ca(stored: Stored, now: datetime) -> None:
-    problem = stored.ca.problem
-    if stored.ca.certificate is not None:
-        try:
-            pem = stored.ca.certificate.public_bytes(Encoding.PEM).decode()
-            judge_ca(pem, now)
-        except CertificateRefused as refusal:
-            problem = refusal.reason.partition(": ")[2]
+    problem = _ca_problem(stored, now)
     if problem:
         raise SetupRefused(f"stored CA cannot be used ({problem}); {HINT}")
+    return "register" if mine is None else "keep"
+
+
+def _replaced_already(
+    stored: Stored, mine: Certificate | None, live: Sequence[Certificate], every: Sequence[Certificate], now: datetime
+) -> bool:
+    """Whether the stored CA is the new one already: a run with `--new-ca` made it, and did or did not end."""
+    if stored.ca.certificate is None or _ca_problem(stored, now):
+        return False
+    if mine is not None:
+        return any(other.created_at < mine.created_at for other in live)
+    return all(record.fingerprint != fingerprint(stored.ca.certificate) for record in every)
+
+
+def _ca_problem(stored: Stored, now: datetime) -> str | None:
+    """Why the stored CA cannot be registered; None when it can."""
+    if stored.ca.problem or stored.ca.certificate is None:
+        return stored.ca.problem or "there is none"
+    try:
+        judge_ca(stored.ca.certificate.public_bytes(Encoding.PEM).decode(), now)
+    except CertificateRefused as refusal:
+        return refusal.reason.partition(": ")[2]
+    return None
 
 
 def _check_slots(step: CAStep, tunnel: Tunnel, certificates: Sequence[Certificate]) -> None:

@@ -13,7 +13,7 @@ from qanat.pki.material import Pair
 from qanat.setup.errors import SetupRefused
 from qanat.setup.output import Output
 from qanat.setup.plan import unusable
-from qanat.setup.state import REPLACING_CA, Stored, interpret, server_files
+from qanat.setup.state import Stored, interpret, server_files
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,7 @@ async def run_renew(options: RenewOptions, output: Output, clock: Clock, say: Ca
         say(f"certificate valid until {remaining.isoformat()}, nothing to do")
         return
     server = _issue(ca, stored, domain, options, now)
-    files = server_files(server)
-    if stored.replacing_ca:
-        files[REPLACING_CA] = None
-    await output.write(files)
+    await output.write(server_files(server))
     end = server.certificate.not_valid_after_utc
     say(f"issued a server certificate, valid until {end.isoformat()}")
     if end < (now + options.cert_duration).replace(microsecond=0):

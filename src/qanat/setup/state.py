@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
 from cryptography import x509
 from pydantic import SecretStr
@@ -22,12 +21,10 @@ CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY = "ca.crt", "ca.key", "tl
 TOKEN_VERSION = "token-version"  # noqa: S105 - a file name
 CREATING = ".creating"
 """Present from before a tunnel is created until its id is stored: how to find the one an interrupted run made."""
-REPLACING_CA = ".replacing-ca"
-"""Present from when a replacement CA is stored until a certificate of it is: holds the CA's fingerprint."""
 
 NAMES = (
     *(TUNNEL_ID, TUNNEL_DOMAIN, TUNNEL_TOKEN, CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY),
-    *(TOKEN_VERSION, CREATING, REPLACING_CA),
+    *(TOKEN_VERSION, CREATING),
 )
 PUBLIC_MODE, SECRET_MODE = 0o644, 0o600
 MODES = dict.fromkeys(NAMES, PUBLIC_MODE) | dict.fromkeys((TUNNEL_TOKEN, CA_KEY, SERVER_KEY), SECRET_MODE)
@@ -85,7 +82,6 @@ class Stored:
     ca: Certified
     server: Certified
     creating: Intent | None
-    replacing_ca: str | None
 
 
 def interpret(files: Mapping[str, bytes]) -> Stored:
@@ -99,7 +95,6 @@ def interpret(files: Mapping[str, bytes]) -> Stored:
         ca=_certified(files, CA_CERTIFICATE, CA_KEY),
         server=_certified(files, SERVER_CERTIFICATE, SERVER_KEY),
         creating=Intent.from_bytes(files[CREATING]) if CREATING in files else None,
-        replacing_ca=_text(files, REPLACING_CA),
     )
 
 
@@ -130,6 +125,3 @@ def ca_files(ca: Pair) -> dict[str, bytes | None]:
 def server_files(server: Pair) -> dict[str, bytes | None]:
     """The key first: a proxy that looks in between finds the old certificate without its key, and keeps its pair."""
     return {SERVER_KEY: server.key_pem, SERVER_CERTIFICATE: server.certificate_pem}
-
-
-Kind = Literal["dir", "k8s-secret"]
