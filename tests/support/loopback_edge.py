@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from qanat.ids import TunnelUUID
 from qanat.net.tls import TLSServer
 from qanat.pki.issue import CONNECTOR_LISTENER_NAMES, issue_listener
 from qanat.pki.material import Pair
@@ -24,7 +25,7 @@ from qanat.wire.token import TunnelToken
 from tests.support.pki import now, serial, throwaway_ca
 
 TIMEOUT = 30.0
-TUNNEL = UUID("11111111-2222-4333-8444-555555555555")
+TUNNEL = TunnelUUID(UUID("11111111-2222-4333-8444-555555555555"))
 SECRET = b"0123456789abcdef0123456789abcdef"
 
 
@@ -110,6 +111,7 @@ class LoopbackEdge:
         self._context.load_cert_chain(chain)
         self._servers: list[asyncio.Server] = []
         self._transports: set[asyncio.Transport] = set()
+        self._gone = asyncio.Event()
         self.quic: QUICListener | None = None
 
     @property
@@ -125,20 +127,12 @@ class LoopbackEdge:
     async def open(self, http2: bool = True, quic: bool = True, wss: bool = True) -> None:
         """Open some doors; again on the ports of the first time."""
         loop = asyncio.get_running_loop()
-        for _ in range(10):
-            server = await loop.create_server(lambda: self._tls(EdgeHTTP2(self.guests)), "127.0.0.1", self.port)
-            port = server.sockets[0].getsockname()[1]
-            try:
-                if quic:
-                    certificate, key = self._pair.certificate_pem, self._pair.key_pem
-                    self.quic = await listen_quic("127.0.0.1", port, self.guests, certificate, key)
-            except OSError:
-                server.close()
-                if self.port:
-                    raise
-                continue
-            self.port = port
-            break
+        if quic:
+            certificate, key = self._pair.certificate_pem, self._pair.key_pem
+            self.quic = await listen_quic("127.0.0.1", self.port, self.guests, certificate, key)
+            self.port = self.quic.address[1]
+        server = await loop.create_server(lambda: self._tls(EdgeHTTP2(self.guests)), "127.0.0.1", self.port)
+        self.port = server.sockets[0].getsockname()[1]
         if http2:
             self._servers.append(server)
         else:
@@ -160,6 +154,7 @@ class LoopbackEdge:
 
             def connection_lost(self, exc: Exception | None) -> None:
                 edge._transports.discard(self.below)
+                edge._gone.set()
                 super().connection_lost(exc)
 
         return Counted(above, self._context, on_failure=lambda error: None)
@@ -195,8 +190,13 @@ class LoopbackEdge:
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
+        async with asyncio.timeout(TIMEOUT):
+            await self._none_left()
+
+    async def _none_left(self) -> None:
         while self._transports:
-            await asyncio.sleep(0)
+            self._gone.clear()
+            await self._gone.wait()
 
 
 @asynccontextmanager

@@ -10,6 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from qanat.net.memory import memory_pair
+from qanat.net.websocket import WebSocketClient, WebSocketServer
+from qanat.pki.issue import CONNECTOR_LISTENER_NAMES, issue_listener
 from qanat.tunnel.connection import (
     ConnectorConnection,
     ConnectorInfo,
@@ -27,6 +29,8 @@ from qanat.tunnel.connection import (
 )
 from qanat.tunnel.http2 import ConnectorHTTP2, EdgeHTTP2
 from qanat.tunnel.memory import MemoryConnector
+from qanat.tunnel.quic_udp import dial_quic, listen_quic
+from tests.support.pki import now, serial, throwaway_ca
 
 TIMEOUT = 20.0
 SECRET = b"a secret of thirty-two bytes ...."
@@ -236,8 +240,26 @@ async def _http2(admission: Admission, handler: StreamHandler) -> AsyncIterator[
     yield connector
 
 
+@asynccontextmanager
+async def _wss(admission: Admission, handler: StreamHandler) -> AsyncIterator[ConnectorConnection]:
+    connector = ConnectorHTTP2(handler)
+    memory_pair(WebSocketServer(EdgeHTTP2(admission, "wss")), WebSocketClient(connector))
+    yield connector
+
+
+@asynccontextmanager
+async def _quic(admission: Admission, handler: StreamHandler) -> AsyncIterator[ConnectorConnection]:
+    ca = throwaway_ca()
+    pair = issue_listener(ca, CONNECTOR_LISTENER_NAMES, now(), serial())
+    listener = await listen_quic("127.0.0.1", 0, admission, pair.certificate_pem, pair.key_pem)
+    try:
+        yield await dial_quic(*listener.address, handler, ca.certificate_pem)
+    finally:
+        await listener.close()
+
+
 Carrier = Callable[[Admission, StreamHandler], Any]
-CARRIERS: dict[str, Carrier] = {"memory": _memory, "http2": _http2}
+CARRIERS: dict[str, Carrier] = {"memory": _memory, "http2": _http2, "wss": _wss, "quic": _quic}
 """By name: opens a context with the connector's end of a fresh connection, whose other end asks the admission."""
 
 

@@ -286,6 +286,8 @@ class _Incoming(Layer, StopAware, IncomingStream):
         if self._reader is not None:
             self.abort()
             return False
+        if self.head.kind is StreamKind.HTTP and not self.head.has_body:
+            return True  # there was no body to end
         return self.above.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -132,6 +132,12 @@ class Engine(QuicConnection):
         """Stream bytes received so far, the highest offsets of all streams together."""
         return self._local_max_data.used
 
+    def open_stream(self) -> int:
+        """The id of a new stream."""
+        stream_id = self.get_next_available_stream_id()
+        self._get_or_create_stream_for_send(stream_id)
+        return stream_id
+
     def stream_credit(self, stream_id: int) -> int:
         """The offset up to which the peer takes bytes of a stream; 0 for one that is gone."""
         stream = self._streams.get(stream_id)

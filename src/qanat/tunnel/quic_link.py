@@ -75,7 +75,7 @@ class QUICLink:
 
     def open_stream(self, protocol: asyncio.Protocol) -> QUICStream:
         """A new stream towards the peer. `protocol.connection_made` is the caller's to call."""
-        return self._add(self.engine.get_next_available_stream_id(), protocol)
+        return self._add(self.engine.open_stream(), protocol)
 
     def close(self, reason: str = "") -> None:
         """Tell the peer, after what is there to send, and forget everything."""
