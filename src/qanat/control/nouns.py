@@ -128,3 +128,139 @@ class AuditEntry(Noun):
     target_id: str
     reason: str | None
     details: dict[str, object]
+
+
+class ServiceAccount(Noun):
+    id: str
+    type: Literal["service_account"] = "service_account"
+    name: str
+    description: str
+    organization_role: Literal["developer", "admin"]
+    created_at: Timestamp
+    updated_at: Timestamp
+    archived_at: Timestamp | None
+    created_by_actor_id: str | None
+    updated_by_actor_id: str | None
+    archived_by_actor_id: str | None
+
+
+class Membership(Noun):
+    type: Literal["service_account_workspace_member"] = "service_account_workspace_member"
+    service_account_id: str
+    workspace_id: str
+    workspace_role: str
+    implicit: bool
+    created_by_actor_id: str | None
+
+
+class MembershipDeleted(Noun):
+    type: Literal["service_account_workspace_member_deleted"] = "service_account_workspace_member_deleted"
+    service_account_id: str
+    workspace_id: str
+
+
+class PollStatus(Noun):
+    consecutive_failures: int
+    last_fetched_at: Timestamp | None
+    next_poll_at: Timestamp | None
+
+
+class Issuer(Noun):
+    id: str
+    type: Literal["federation_issuer"] = "federation_issuer"
+    name: str
+    issuer_url: str
+    jwks: dict[str, object]
+    check_jti: bool
+    max_jwt_lifetime_seconds: int
+    jwks_polling_disabled_at: Timestamp | None
+    poll_status: PollStatus | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    archived_at: Timestamp | None
+    created_by_actor_id: str | None
+    updated_by_actor_id: str | None
+    archived_by_actor_id: str | None
+
+
+class Match(Noun):
+    subject_prefix: str | None = None
+    audience: str | None = None
+    claims: dict[str, str] | None = None
+    condition: str | None = None
+
+
+class Target(Noun):
+    type: Literal["service_account"] = "service_account"
+    service_account_id: str
+    service_account_name: str | None
+
+
+class Rule(Noun):
+    id: str
+    type: Literal["federation_rule"] = "federation_rule"
+    name: str
+    description: str
+    issuer_id: str
+    issuer_name: str
+    match: Match
+    target: Target
+    oauth_scope: str
+    token_lifetime_seconds: int
+    applies_to_all_workspaces: bool
+    workspace_ids: list[str]
+    workspace_id: None = None
+    attributes: None = None
+    created_at: Timestamp
+    updated_at: Timestamp
+    archived_at: Timestamp | None
+    created_by_actor_id: str | None
+    updated_by_actor_id: str | None
+    archived_by_actor_id: str | None
+
+
+class RuleWorkspace(Noun):
+    type: Literal["federation_rule_workspace"] = "federation_rule_workspace"
+    federation_rule_id: str
+    workspace_id: str
+    workspace_name: str | None
+    created_at: Timestamp
+    created_by_actor_id: str | None
+
+
+class RuleWorkspaceDeleted(Noun):
+    type: Literal["federation_rule_workspace_deleted"] = "federation_rule_workspace_deleted"
+    federation_rule_id: str
+    workspace_id: str
+
+
+class WorkspacePage(Noun):
+    """The older form of a page."""
+
+    data: list[Workspace]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class ExchangedToken(Noun):
+    access_token: Revealed
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the name of a scheme
+    expires_in: int
+    scope: str
+
+
+class AuthenticationEvent(Noun):
+    id: int
+    type: Literal["authentication_event"] = "authentication_event"
+    time: Timestamp
+    request_id: str
+    address: str
+    rule_id: str
+    issuer_id: str | None
+    service_account_id: str | None
+    workspace_id: str | None
+    outcome: Literal["success", "denied", "error"]
+    reason: str | None
+    claims: dict[str, object]
+    token_id: str | None

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ async def serve(config: ControlConfig, **sources: Any) -> AsyncIterator[ControlS
             operations.context.public_url = url.rstrip("/")
             closing = asyncio.Event()
             app = make_app(operations, service_keys, closing)
-            async with _running(app, config, listener, closing):
+            async with _running(app, config, listener, closing, operations.housekeeping.run()):
                 log.info("listening", address=f"{host}:{port}", url=url)
                 yield ControlServer(host, port, url, operations, bootstrapped)
         log.info("stopped")
@@ -81,7 +81,11 @@ async def open_operations(config: ControlConfig, **sources: Any) -> AsyncIterato
         await migrate(database)
         context = Context(config=config, database=database, vault=_vault(sources), **sources)
         found = await bootstrap(context)
-        yield make_operations(context), found
+        operations = make_operations(context)
+        try:
+            yield operations, found
+        finally:
+            await operations.close()
     finally:
         await database.close()
 
@@ -143,7 +147,11 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _running(
-    app: ASGIApp, config: ControlConfig, listener: socket.socket, closing: asyncio.Event
+    app: ASGIApp,
+    config: ControlConfig,
+    listener: socket.socket,
+    closing: asyncio.Event,
+    housekeeping: Coroutine[Any, Any, None],
 ) -> AsyncIterator[None]:
     settings = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", server_header=False, proxy_headers=False,
@@ -155,10 +163,12 @@ async def _running(
     server = _Server(settings)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(sockets=[listener]))
+        chores = group.create_task(housekeeping)
         try:
             await _first(server.up.wait(), serving)
             yield
         finally:
+            chores.cancel()
             closing.set()
             server.should_exit = True
 

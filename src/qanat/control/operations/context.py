@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from qanat.clock import Clock, SystemClock
 from qanat.control.config import ControlConfig
+from qanat.control.fetching import Resolve, resolve
 from qanat.control.operations.keyring import load_data_keys
 from qanat.control.store.database import Database
 from qanat.control.store.tables import AuditRow, ChangeRow, CounterRow, OrganizationRow, TunnelRow
@@ -61,6 +62,7 @@ class Context:
     clock: Clock = field(default_factory=SystemClock)
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     make_label: Callable[[], str] = make_label
+    resolve: Resolve = resolve
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, whenever this process commits a change the data plane must hear of."""
 

@@ -164,10 +164,10 @@ class Tunnels:
             default = await default_workspace(session, actor.organization_id)
         return Page(data=[show_placed(row, default) for row in rows], next_page=next_page)
 
-    async def place(self, actor: Actor, tunnel: Tunnel) -> PlacedTunnel:
+    async def place(self, actor: Actor, tunnel_id: str) -> PlacedTunnel:
         """A tunnel with its workspace; for the deprecated surface."""
         async with self._context.database.read() as session:
-            row = await find_tunnel(session, actor, tunnel.id)
+            row = await find_tunnel(session, actor, tunnel_id)
             return show_placed(row, await default_workspace(session, actor.organization_id))
 
     async def _rows(

@@ -13,10 +13,32 @@ from starlette.types import ASGIApp
 from qanat import __version__
 from qanat.control.errors import Refused
 from qanat.control.operations import Operations
-from qanat.control.rest import internal, keys, tunnels
+from qanat.control.rest import (
+    alias,
+    federation,
+    history,
+    internal,
+    keys,
+    service_accounts,
+    token,
+    tunnels,
+    workspaces,
+)
 from qanat.control.rest.envelope import Envelope, error_answer
 from qanat.control.rest.internal import ServiceKeys
 from qanat.control.rest.limits import RateLimits
+
+ROUTERS = (
+    tunnels.router,
+    token.router,
+    service_accounts.router,
+    workspaces.router,
+    federation.issuers,
+    federation.rules,
+    keys.router,
+    history.router,
+    internal.router,
+)
 
 
 class CompleteJSON(JSONResponse):
@@ -36,8 +58,10 @@ def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio
     app.state.service_keys = service_keys
     app.state.closing = closing
     app.state.limits = RateLimits(context.config.limits, context.clock)
-    for router in (tunnels.router, keys.router, internal.router):
+    for router in ROUTERS:
         app.include_router(router)
+    if context.config.deprecated_alias:
+        app.include_router(alias.router)
     app.add_api_route("/healthz", healthy, include_in_schema=False)
     for error in (HTTPException, RequestValidationError, Refused, Exception):
         app.add_exception_handler(error, answer_error)

@@ -78,3 +78,13 @@ async def list_access_tokens(
 @router.post("/access_tokens/{token_id}/revoke")
 async def revoke_access_token(token_id: str, actor: Operator, operations: Ops) -> AccessToken:
     return await operations.keys.revoke_token(actor, token_id)
+
+
+class RevokeAll(Body):
+    service_account_id: Annotated[str, Field(max_length=128)]
+
+
+@router.post("/access_tokens/revoke_all", openapi_extra=body_schema(RevokeAll))
+async def revoke_all_tokens(request: Request, actor: Operator, operations: Ops) -> dict[str, int]:
+    body = await read_body(request, RevokeAll)
+    return {"revoked": await operations.keys.revoke_tokens_of(actor, body.service_account_id)}

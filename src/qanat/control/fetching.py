@@ -1,0 +1,168 @@
+"""Fetching discovery documents and key sets, without being sent to places an administrator did not mean.
+
+By default only `https` on port 443 of names that resolve to public addresses. The address is checked at the moment of
+dialling, and exactly that address is dialled, so a name cannot be rebound in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import httpx2
+
+from qanat.control.config import FetchPolicy
+from qanat.errors import QanatError
+
+MAX_DOCUMENT = 1024 * 1024
+CONNECT_TIMEOUT = 5.0
+TOTAL_TIMEOUT = 10.0
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+@dataclass(eq=False)
+class FetchFailed(QanatError):
+    """A URL may not be fetched, or did not give what it should."""
+
+    code = "fetch_failed"
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a name. Raises `OSError`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(item[4][0]) for item in found))
+
+
+class Fetcher:
+    """Fetches JSON documents under a policy."""
+
+    def __init__(self, policy: FetchPolicy, resolve: Resolve = resolve) -> None:
+        self._policy, self._resolve = policy, resolve
+
+    async def check(self, url: str) -> None:
+        """Whether `url` may be dialled as things stand. Raises `FetchFailed`."""
+        await self._address(self._parse(url))
+
+    async def fetch_keys(self, url: str, ca_pem: str | None) -> list[Any]:
+        """The `keys` of a key set. Raises `FetchFailed`."""
+        keys = (await self.fetch(url, ca_pem)).get("keys")
+        if not isinstance(keys, list):
+            raise FetchFailed("the document has no keys")
+        return keys
+
+    async def discover(self, base: str, ca_pem: str | None) -> str:
+        """The `jwks_uri` of an OpenID provider. Raises `FetchFailed`."""
+        url = (await self.fetch(base.removesuffix("/") + "/.well-known/openid-configuration", ca_pem)).get("jwks_uri")
+        if not isinstance(url, str):
+            raise FetchFailed("the discovery document has no jwks_uri")
+        return url
+
+    async def fetch(self, url: str, ca_pem: str | None) -> dict[str, Any]:
+        """A JSON object. Raises `FetchFailed`."""
+        parts = self._parse(url)
+        try:
+            async with asyncio.timeout(TOTAL_TIMEOUT):
+                body = await self._get(parts, ca_pem)
+            document = json.loads(body)
+        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+            raise FetchFailed(f"{parts.hostname} did not answer: {type(error).__name__}") from error
+        except (ValueError, RecursionError):
+            raise FetchFailed("the document is not JSON") from None
+        if not isinstance(document, dict):
+            raise FetchFailed("the document is not a JSON object")
+        return document
+
+    async def _get(self, parts: SplitResult, ca_pem: str | None) -> bytes:
+        address, host = await self._address(parts), str(parts.hostname)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        literal = f"[{address}]" if address.version == 6 else str(address)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        authority = host if parts.port is None else f"{host}:{parts.port}"
+        headers = {"accept": "application/json", "host": authority}
+        timeout = httpx2.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT)
+        verify = ssl.create_default_context(cadata=ca_pem) if ca_pem else ssl.create_default_context()
+        async with (
+            httpx2.AsyncClient(verify=verify, timeout=timeout, trust_env=False, follow_redirects=False) as client,
+            client.stream(
+                "GET", f"{parts.scheme}://{literal}:{port}{path}", headers=headers, extensions={"sni_hostname": host}
+            ) as response,
+        ):
+            if response.status_code != 200:
+                raise FetchFailed(f"{host} answered with status {response.status_code}")
+            body = b""
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_DOCUMENT:
+                    raise FetchFailed("the document is larger than 1 MiB")
+            return body
+
+    def _parse(self, url: str) -> SplitResult:
+        parts = parse_url(url)
+        host = str(parts.hostname)
+        if parts.scheme != "https" and not (parts.scheme == "http" and _listed(host, self._policy.allow_http_hosts)):
+            raise FetchFailed("url must use https scheme")
+        default = 443 if parts.scheme == "https" else 80
+        if parts.port not in (None, default, *self._policy.allow_ports):
+            raise FetchFailed("url must use port 443")
+        if _is_literal(host) and not _listed(host, self._policy.allow_hosts):
+            raise FetchFailed("url must have a host name, not an IP address")
+        return parts
+
+    async def _address(self, parts: SplitResult) -> IPv4Address | IPv6Address:
+        host, port = str(parts.hostname), parts.port or 443
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                found = [ip_address(text.split("%")[0]) for text in await self._resolve(host, port)]
+        except (OSError, UnicodeError, TimeoutError):
+            raise FetchFailed("url host does not resolve") from None
+        trusted = _listed(host, self._policy.allow_hosts)
+        # One private address among public ones is enough to refuse: which of them gets dialled must not be luck.
+        if not found or not all(self._allowed(address, trusted=trusted) for address in found):
+            raise FetchFailed("url host must resolve to public addresses only")
+        return found[0]
+
+    def _allowed(self, address: IPv4Address | IPv6Address, *, trusted: bool) -> bool:
+        if any(address in network for network in self._policy.allow_cidrs):
+            return True
+        if trusted and not self._policy.allow_cidrs:
+            return True
+        return address.is_global and not address.is_multicast
+
+
+def parse_url(url: str) -> SplitResult:
+    """An absolute http(s) URL with a host and without credentials or fragment. Raises `FetchFailed`."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise FetchFailed("must be an absolute url") from None
+    if not parts.scheme or not parts.hostname or any(char.isspace() or not char.isprintable() for char in url):
+        raise FetchFailed("must be an absolute url")
+    if parts.username is not None or parts.password is not None:
+        raise FetchFailed("url must not contain credentials")
+    return parts
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        # 127.1, 0x7f000001 and the like are names to a URL parser and addresses to a resolver.
+        return host.rsplit(".", 1)[-1].isdigit() or host.startswith("0x")
+    return True
+
+
+def _listed(host: str, patterns: tuple[str, ...]) -> bool:
+    host = host.lower()
+    return any(host == item.lower() or (item.startswith("*.") and host.endswith(item[1:].lower())) for item in patterns)
