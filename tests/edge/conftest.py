@@ -26,3 +26,9 @@ async def directory() -> DictDirectory:
 async def edge(files: OperatorFiles, directory: DictDirectory) -> AsyncIterator[Edge]:
     async with running_edge(files, directory) as edge:
         yield edge
+
+
+@pytest.fixture
+async def edge_with_quic(files: OperatorFiles, directory: DictDirectory) -> AsyncIterator[Edge]:
+    async with running_edge(files, directory, connectors={"quic": True}) as edge:
+        yield edge

@@ -10,7 +10,18 @@ import pytest
 
 from qanat.edge.server import Edge
 from qanat.tunnel.connection import RegistrationRefused
-from tests.support.edge import CLIENT_NAME, DictDirectory, EchoProxy, OperatorFiles, client, connect, make_tunnel
+from qanat.tunnel.quic_udp import dial_quic
+from tests.support.edge import (
+    CLIENT_NAME,
+    TIMEOUT,
+    DictDirectory,
+    EchoProxy,
+    OperatorFiles,
+    client,
+    connect,
+    make_tunnel,
+    registration,
+)
 
 
 async def test_a_client_reaches_the_proxy_behind_a_connector(
@@ -90,3 +101,17 @@ async def test_a_tunnel_that_is_not_ready_gets_a_typed_error(
     event = await directory.event("client_refused")
     assert event.fields["code"] == code
     assert event.fields["client"] == CLIENT_NAME
+
+
+async def test_a_connector_may_come_over_quic(
+    edge_with_quic: Edge, files: OperatorFiles, directory: DictDirectory
+) -> None:
+    tunnel, proxy = directory.add(make_tunnel()), EchoProxy()
+    roots = files.path("connector-listener-ca").read_bytes()
+    connection = await dial_quic(*edge_with_quic.connector_address, proxy, roots, timeout=TIMEOUT)
+    await connection.register(registration(tunnel.token, 0, uuid.uuid4()))
+    async with client(edge_with_quic, files) as guest:
+        assert (await guest.upgrade(tunnel.host())).status == 101
+        assert await guest.echo(b"over quic") == b"over quic"
+    connection.close()
+    await connection.wait_closed()

@@ -16,7 +16,8 @@ from qanat.log import get_logger
 
 MAX_QUEUE = 10_000
 MAX_BATCH = 1_000
-FLUSH_EVERY = 1.0
+FLUSH_EVERY = 0.2
+"""Seconds: gathers a batch."""
 MAX_BACKOFF = 10.0
 
 _log = get_logger("qanat.edge")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from qanat.edge import contexts
+from qanat.edge.admission import is_allowed
 from qanat.edge.config import EdgeConfig, parse_listen
 from qanat.edge.door import Door, Doors
 from qanat.edge.metrics import Metrics
@@ -15,6 +16,14 @@ from qanat.net.tls import HandshakeGate, TLSServer
 
 WebSocketConnector = Callable[[str], asyncio.Protocol]
 """Makes the protocol for a connector that comes by WebSocket, given its address."""
+
+
+class _Unwelcome(asyncio.Protocol):
+    """Closes at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 class ClientListener:
@@ -41,7 +50,9 @@ class ClientListener:
         """Listen; returns the bound address."""
         host, port = parse_listen(self._config.clients.listen_addr)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._door, host or None, port, reuse_port=reuse_port, backlog=1024)
+        self._server = await loop.create_server(
+            self._door, host or None, port, reuse_port=reuse_port or None, backlog=1024
+        )
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
 
@@ -59,6 +70,9 @@ class ClientListener:
     def _accept(self, address: str, server_name: str) -> asyncio.Protocol:
         if server_name in self._connector_names and self._websocket_connector is not None:
             return self._tls(self._websocket_connector(address), self._connector_context, address)
+        if self._connector_names and not is_allowed(address, self._config.clients.allowed_addresses):
+            self._doors.cut("address_not_allowed", address)  # only now is it known to be no connector
+            return _Unwelcome()
         return self._tls(ClientSession(self._sessions, address), self._context, address)
 
     def _tls(self, above: asyncio.Protocol, context: contexts.FreshContext, address: str) -> TLSServer:

@@ -11,9 +11,11 @@ from qanat.edge.metrics import Metrics
 from qanat.net.tls import HandshakeGate, TLSServer
 from qanat.tunnel.connection import Registrar
 from qanat.tunnel.http2 import EdgeHTTP2
+from qanat.tunnel.quic_udp import QUICListener
 
 PROBE_NAME = "probe.cftunnel.com"
 PROBE_SECONDS = 10.0
+BACKLOG = 1024
 
 
 class Quiet(asyncio.Protocol):
@@ -50,14 +52,28 @@ class ConnectorListener:
         self._gate = HandshakeGate(limits.handshakes, limits.waiting_handshakes)
         self._context = contexts.for_connectors(config.connectors.tls)
         self._server: asyncio.Server | None = None
+        self._quic: list[QUICListener] = []
 
     async def start(self, reuse_port: bool = False) -> tuple[str, int]:
-        """Listen; returns the bound address."""
+        """Listen on TCP, and on UDP at the same addresses; returns the first."""
         host, port = parse_listen(self._config.connectors.listen_addr)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._door, host or None, port, reuse_port=reuse_port, backlog=1024)
-        bound = self._server.sockets[0].getsockname()
-        return bound[0], bound[1]
+        self._server = await loop.create_server(
+            self._door, host or None, port, reuse_port=reuse_port or None, backlog=BACKLOG
+        )
+        addresses = [socket.getsockname()[:2] for socket in self._server.sockets]
+        if self._config.connectors.quic:
+            for address in addresses:
+                self._quic.append(await self._listen_quic(address, reuse_port))
+        return addresses[0]
+
+    async def _listen_quic(self, address: tuple[str, int], reuse_port: bool) -> QUICListener:
+        files = self._config.connectors.tls
+        certificate, key = files.certificate_file.read_bytes(), files.key_file.read_bytes()
+        _, listener = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: QUICListener(self._registrar, certificate, key), local_addr=address, reuse_port=reuse_port or None
+        )
+        return listener
 
     def _door(self) -> Door:
         return Door(self._doors, self._accept)
@@ -78,10 +94,14 @@ class ConnectorListener:
         """Accept nobody else."""
         if self._server is not None:
             self._server.close()
+        for listener in self._quic:
+            listener.accepting = False
 
     async def close(self) -> None:
         """Stop listening and end every connection."""
         self.stop_listening()
+        for listener in self._quic:
+            await listener.close()
         self._doors.abort_all()
         await asyncio.sleep(0)
         if self._server is not None:

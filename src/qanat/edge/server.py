@@ -24,6 +24,7 @@ from qanat.edge.router import Router
 from qanat.edge.sessions import Sessions
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger
+from qanat.tunnel.wss import accept_wss
 
 CLOSE_SECONDS = 2.0
 """For what is still open at the end to hear of its close."""
@@ -54,7 +55,9 @@ class Edge:
         self.sessions = Sessions(
             self.directory, self.router, limits, self.metrics, self.events, lambda: config.client_organizations
         )
-        self.clients = ClientListener(config, self.sessions, self.metrics)
+        self.clients = ClientListener(
+            config, self.sessions, self.metrics, lambda address: accept_wss(self.registrar, address)
+        )
         self.connectors = ConnectorListener(config, self.registrar, self.metrics)
         self._tasks: list[asyncio.Task[Any]] = []
 
