@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import secrets
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -242,9 +243,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(handler: type[JSONHandler]) -> Iterator[ThreadingHTTPServer]:
+def serving(handler: type[JSONHandler], tls: ssl.SSLContext | None = None) -> Iterator[ThreadingHTTPServer]:
     """A server on a loopback port, in a thread, until the context ends."""
     server = _Server(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -52,7 +52,7 @@ class Secret:
         for _ in range(CONFLICT_ATTEMPTS):
             before = {name: self._files.get(name) for name in changes}
             response = await self._submit(changes)
-            if response.status_code not in (404, 409):  # 404: deleted since we read; 409: changed or created since
+            if response.status_code != 409:  # 409: changed or created since we read
                 self._take(self._checked(response, "update" if self._version else "create"))
                 return
             await self.read()
