@@ -18,8 +18,8 @@ from qanat.samples.server import serve
 
 @pytest.fixture
 async def urls() -> AsyncIterator[dict[str, str]]:
-    async with serve() as urls:
-        yield urls
+    async with serve() as samples:
+        yield samples.urls
 
 
 async def call(url: str, tool: str, **arguments: Any) -> Any:

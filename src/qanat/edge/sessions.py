@@ -46,6 +46,8 @@ class Sessions:
         self._tasks: set[asyncio.Task[None]] = set()
         self._used: set[TunnelID] = set()
         self.draining = False
+        self.on_opened: Callable[[ClientSession], None] = lambda _: None
+        """Hears of each stream that was accepted, before any of its bytes."""
         self.empty = asyncio.Event()
         self.empty.set()
 
@@ -111,6 +113,7 @@ class Sessions:
         if tunnel is not None and tunnel.id not in self._used:
             self._used.add(tunnel.id)
             self._events.emit("tunnel_first_use", tunnel.id, client=session.guest.name, address=session.guest.address)
+        self.on_opened(session)
 
     def refused(self, guest: Guest, refusal: EdgeRefused, request: UpgradeRequest | None) -> None:
         """Log and count a refusal; the host is named only to those who may know whether it exists."""

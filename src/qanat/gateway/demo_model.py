@@ -20,8 +20,8 @@ from qanat.gateway.upstream import CallInfo, Features
 from qanat.ids import ALPHABET
 
 NOTICE = "I am qanat-demo, not a language model: I pick a tool by matching words. "
-_STOP_WORDS = """a an and are as at be by can could do does for from get give have how i in is it let list me my of on
-    or please show tell that the then this to use using want was what when where which who will with would you your"""
+_STOP_WORDS = """a an and are as at be by can could do does for from give have how i in is it let me my of on or please
+    tell that the then this to use using want was what when where which who will with would you your"""
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 _WORD = re.compile(r"[a-z0-9]+")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -73,8 +73,16 @@ def score(question: Sequence[str], tool: Mapping[str, Any]) -> int:
     asked = set(question)
     named = asked & set(words(str(tool["name"])))
     described = asked & set(words(str(tool.get("description", ""))))
-    taken = asked & {word for name in _properties(tool.get("input_schema") or {}) for word in words(name)}
+    taken = asked & set(_argument_words(tool.get("input_schema") or {}))
     return 5 * len(named) + 2 * len(described) + len(taken)
+
+
+def _argument_words(schema: Mapping[str, Any]) -> Iterator[str]:
+    """What a tool's arguments are called, and what they may be where only some values are allowed."""
+    for name, property_schema in _properties(schema).items():
+        yield from words(name)
+        for option in _without_null(property_schema).get("enum") or ():
+            yield from words(str(option))
 
 
 def _choose(question: str, body: Block) -> Block | None:
@@ -85,7 +93,8 @@ def _choose(question: str, body: Block) -> Block | None:
     if choice["type"] == "tool":
         return next((tool for tool in tools if tool["name"] == choice.get("name")), None)
     asked = words(question)
-    best = max(tools, key=lambda tool: score(asked, tool))  # the first of equals
+    # Of equals the one that needs the fewest arguments, and then the first.
+    best = max(tools, key=lambda tool: (score(asked, tool), -len(tool["input_schema"].get("required") or ())))
     return best if score(asked, best) > 0 or choice["type"] == "any" else None
 
 
@@ -104,8 +113,16 @@ def fill_arguments(schema: Mapping[str, Any], question: str, tool_words: Sequenc
     return arguments
 
 
+def _without_null(schema: Any) -> dict[str, Any]:
+    """A property's schema; of one that may also be null (`anyOf`), the rest."""
+    if not isinstance(schema, dict):
+        return {}
+    choices = [each for each in schema.get("anyOf") or () if isinstance(each, dict) and each.get("type") != "null"]
+    return {**schema, **choices[0]} if choices else schema
+
+
 def _fill(name: str, schema: Any, question: str, quoted: Iterator[str], numbers: Iterator[str]) -> Any:
-    schema = schema if isinstance(schema, dict) else {}
+    schema = _without_null(schema)
     if isinstance(options := schema.get("enum"), list):
         lower = question.lower()
         return next((option for option in options if str(option).lower() in lower), None)
@@ -130,7 +147,7 @@ def _after_name(name: str, question: str) -> str | None:
 
 def _fall_back(schema: Any, question: str, tool_words: Sequence[str]) -> Any:
     """Something of the right type for a required argument that the request does not spell out."""
-    schema = schema if isinstance(schema, dict) else {}
+    schema = _without_null(schema)
     if "default" in schema:
         return schema["default"]
     if isinstance(options := schema.get("enum"), list) and options:

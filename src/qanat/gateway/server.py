@@ -124,6 +124,7 @@ async def listen(
         raise ConfigInvalid([f"listen: {address!r} is not host:port"])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=1024)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio leaves it off on sockets made like this
     options = uvicorn.Config(
         app,
         log_config=None,
