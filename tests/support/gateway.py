@@ -126,9 +126,20 @@ class Wiki:
     """Calls that must run at once before any answers."""
     url: str = ""
 
+    def reset(self) -> None:
+        """Forget everything."""
+        self.calls.clear()
+        self.requests.clear()
+        self.methods.clear()
+        self.running = self.most_running = 0
+        self.wait_for = 1
+        self._together = asyncio.Event()
+
+    def __post_init__(self) -> None:
+        self._together = asyncio.Event()
+
     def server(self) -> MCPServer:
         server = MCPServer("wiki")
-        together = asyncio.Event()
 
         @server.tool(description="Search the wiki")
         async def search(q: str) -> str:
@@ -136,8 +147,8 @@ class Wiki:
             self.running += 1
             self.most_running = max(self.running, self.most_running)
             if self.running >= self.wait_for:
-                together.set()
-            await together.wait()
+                self._together.set()
+            await self._together.wait()
             self.running -= 1
             return f"found {q}"
 
