@@ -50,7 +50,7 @@ from qanat.wire.http2.frames import (
     goaway,
     rst_stream,
 )
-from qanat.wire.http2.headers import Malformed, check_request, check_response, check_trailers
+from qanat.wire.http2.headers import Malformed, check_request, check_response, check_trailers, join_cookies
 from qanat.wire.http2.sending import Stream
 
 MAX_CONTINUATIONS = 64
@@ -292,7 +292,7 @@ class HTTP2Connection(Endpoint):
             return
         stream = self._streams[stream_id] = self._sender.new_stream(stream_id, self.settings.initial_window)
         stream.has_head, stream.expected = True, expected
-        self._events.append(RequestReceived(stream_id, headers, end_stream))
+        self._events.append(RequestReceived(stream_id, join_cookies(headers), end_stream))
         if end_stream:
             self._end_remote(stream)
 

@@ -55,6 +55,14 @@ def _check_target(pseudo: dict[str, str], method: str, extended_connect: bool) -
         raise Malformed("the path * is for OPTIONS only")
 
 
+def join_cookies(headers: Headers) -> Headers:
+    """A request's fields with its cookie crumbs, which HTTP/2 may send apart, in one field (RFC 9113 8.2.3)."""
+    crumbs = [value for name, value in headers if name == "cookie"]
+    if len(crumbs) < 2:
+        return headers
+    return (*(field for field in headers if field[0] != "cookie"), ("cookie", "; ".join(crumbs)))
+
+
 def check_response(headers: Headers) -> tuple[int, int | None]:
     """Check a response's head; returns its status and `content-length`. Raises `Malformed`."""
     status = _check_fields(headers, _RESPONSE_PSEUDO).get(":status", "")
