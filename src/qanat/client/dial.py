@@ -12,7 +12,6 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 from cryptography import x509
 
@@ -23,7 +22,7 @@ from qanat.errors import ProtocolError
 from qanat.net.dial import dial_tls, start_tls
 from qanat.net.tls import TLSFailed, TLSTruncated
 from qanat.net.websocket import WebSocketClient
-from qanat.pki.judge import covers, judge_server_certificate
+from qanat.pki.judge import judge_server_certificate
 from qanat.pki.material import CertificateRefused
 
 
@@ -45,7 +44,6 @@ def outer_context(
     """TLS 1.3 with a client certificate. Without `ca_file` the edge's certificate must chain to a system root."""
     context = ssl.create_default_context(cafile=None if ca_file is None else os.fspath(ca_file))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # `dial` does that: see `_judge_edge`
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(os.fspath(certificate_file), os.fspath(key_file))
     return context
@@ -128,19 +126,6 @@ async def _start_inner(
 
 def _judge(tls: ssl.SSLObject, host: str, anchors: Sequence[x509.Certificate]) -> None:
     judge_server_certificate(_leaf(tls), anchors, host, datetime.now(UTC))
-
-
-def _judge_edge(host: str, tls: ssl.SSLObject) -> None:
-    """The edge's certificate must name the host, or its tunnel domain.
-
-    A wildcard stands for one label, so `*.tunnels.example` covers every tunnel's domain but no route below it.
-    """
-    try:
-        leaf = _leaf(tls)
-    except CertificateRefused as refusal:
-        raise TLSFailed(refusal.reason) from refusal
-    if not any(covers(leaf, name) for name in (host, host.partition(".")[2])):
-        raise TLSFailed(f"the edge's certificate does not cover {host}")
 
 
 def _leaf(tls: ssl.SSLObject) -> x509.Certificate:
