@@ -6,6 +6,7 @@ Opens its doors on `open`, closes them rudely (`kill`) or politely (`close`), an
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from qanat.ids import TunnelUUID
+from qanat.net.layer import as_transport
 from qanat.net.tls import TLSServer
 from qanat.pki.issue import CONNECTOR_LISTENER_NAMES, issue_listener
 from qanat.pki.material import Pair
@@ -27,6 +29,17 @@ from tests.support.pki import now, serial, throwaway_ca
 TIMEOUT = 30.0
 TUNNEL = TunnelUUID(UUID("11111111-2222-4333-8444-555555555555"))
 SECRET = b"0123456789abcdef0123456789abcdef"
+
+
+def free_port() -> int:
+    """A port that is free for both TCP and UDP."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+            udp.bind(("127.0.0.1", 0))
+            port = int(udp.getsockname()[1])
+            with suppress(OSError):
+                tcp.bind(("127.0.0.1", port))
+                return port
 
 
 def tunnel_token(secret: bytes = SECRET) -> str:
@@ -127,16 +140,13 @@ class LoopbackEdge:
     async def open(self, http2: bool = True, quic: bool = True, wss: bool = True) -> None:
         """Open some doors; again on the ports of the first time."""
         loop = asyncio.get_running_loop()
+        self.port = self.port or free_port()
         if quic:
             certificate, key = self._pair.certificate_pem, self._pair.key_pem
             self.quic = await listen_quic("127.0.0.1", self.port, self.guests, certificate, key)
-            self.port = self.quic.address[1]
-        server = await loop.create_server(lambda: self._tls(EdgeHTTP2(self.guests)), "127.0.0.1", self.port)
-        self.port = server.sockets[0].getsockname()[1]
         if http2:
+            server = await loop.create_server(lambda: self._tls(EdgeHTTP2(self.guests)), "127.0.0.1", self.port)
             self._servers.append(server)
-        else:
-            server.close()
         if wss:
             server = await loop.create_server(lambda: self._tls(accept_wss(self.guests)), "127.0.0.1", self.wss_port)
             self.wss_port = server.sockets[0].getsockname()[1]
@@ -147,7 +157,7 @@ class LoopbackEdge:
 
         class Counted(TLSServer):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                assert isinstance(transport, asyncio.Transport)
+                transport = as_transport(transport)
                 edge.accepted += 1
                 edge._transports.add(transport)
                 super().connection_made(transport)

@@ -23,7 +23,7 @@ from qanat.connector.http1 import (
 )
 from qanat.errors import ProtocolError, QanatError
 from qanat.log import get_logger
-from qanat.net.layer import HIGH_WATER, LOW_WATER
+from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
 from qanat.tunnel.connection import IncomingStream, ResponseHead, StreamKind
 
 DIAL_TIMEOUT = 10.0
@@ -92,7 +92,7 @@ class _StreamEnd(asyncio.Protocol):
         self._dial: asyncio.Task[None] | None = None
         self._chunked = False
         self._left: int | None = None
-        self._ended_early = False
+        self._early, self._ended_early = b"", False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         head = self.stream.head
@@ -119,12 +119,16 @@ class _StreamEnd(asyncio.Protocol):
             socket.write(self.request)
         else:
             self.respond(ResponseHead(200))
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
         if self._ended_early:
             self._end_request()
         self.stream.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self._socket is None:
+            self._early += data
             return
         if self._left is not None:
             self._left -= len(data)
@@ -205,7 +209,7 @@ class _SocketEnd(asyncio.Protocol):
         self._finished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.socket = transport
         transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         self._end.dialled(transport)

@@ -223,6 +223,7 @@ class _EdgeStream(Layer, StopAware):
     """The edge's side of a request stream: reads the head of the answer, then passes bytes on."""
 
     above: StreamProtocol
+    below: QUICStream
 
     def __init__(self, above: StreamProtocol, kind: StreamKind, on_ended: Callable[[], None]) -> None:
         super().__init__(above)
@@ -239,7 +240,7 @@ class _EdgeStream(Layer, StopAware):
                 self._reader = None
                 self.above.response_received(from_response(event, self._kind))
             elif not isinstance(event, RPCStarted):
-                self.above.data_received(event.data)
+                self.below.unread(event.data)  # the protocol above may just have paused
 
     def eof_received(self) -> bool | None:
         if self._reader is not None:
@@ -253,6 +254,8 @@ class _EdgeStream(Layer, StopAware):
 
 class _Incoming(Layer, StopAware, IncomingStream):
     """The connector's side of a request stream: reads the request's head, then is the transport of its handler."""
+
+    below: QUICStream
 
     def __init__(self, handler: StreamHandler, on_ended: Callable[[Any], None]) -> None:
         super().__init__(asyncio.Protocol())
@@ -275,7 +278,7 @@ class _Incoming(Layer, StopAware, IncomingStream):
             elif isinstance(event, RPCStarted):
                 self.abort()  # a remote configuration or a UDP session: we offer neither
             else:
-                self.above.data_received(event.data)
+                self.below.unread(event.data)  # the protocol above may just have paused
 
     def _begin(self, head: RequestHead) -> None:
         self.head = head
@@ -305,5 +308,4 @@ class _Incoming(Layer, StopAware, IncomingStream):
         self.close()
 
     def abort(self) -> None:
-        assert isinstance(self.below, QUICStream)
         self.below.reset(INTERNAL_ERROR if self._reader is None else NO_ERROR)

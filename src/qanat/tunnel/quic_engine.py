@@ -101,14 +101,17 @@ class _FinishedStreams:
 
 
 class Engine(QuicConnection):
-    """A QUIC connection, sans I/O. `written` counts the stream bytes handed to it, which peers' credit must cover."""
+    """A QUIC connection, sans I/O. The peer may have `max_streams` open at first, and more as it uses them. `written` counts the stream bytes handed to it, which peers' credit must cover."""
 
     __slots__ = ("written",)
 
-    def __init__(self, configuration: QuicConfiguration, original_destination: bytes | None = None) -> None:
+    def __init__(
+        self, configuration: QuicConfiguration, max_streams: int, original_destination: bytes | None = None
+    ) -> None:
         super().__init__(configuration=configuration, original_destination_connection_id=original_destination)
         limit = self._local_max_data
         self._local_max_data = _Window(limit.frame_type, limit.name, limit.value)
+        self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = max_streams
         self._streams_finished = cast("set[int]", _FinishedStreams())
         self.written = 0
 

@@ -294,6 +294,11 @@ class QUICStream(asyncio.Transport):
             self._link.held += len(data)
         self._pass_on()
 
+    def unread(self, data: bytes) -> None:
+        """Put bytes back that were passed on too early: they come again, as soon as reading is not paused."""
+        self._held.insert(0, data)
+        self._link.held += len(data)
+
     def peer_reset(self, error_code: int) -> None:
         """The peer broke its direction off."""
         if self._engine.is_writable(self.stream_id):

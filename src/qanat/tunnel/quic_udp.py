@@ -23,6 +23,10 @@ CONNECTION_ID_SIZE = 8
 MAX_CONNECTIONS = 20_000
 MAX_UNREGISTERED = 1_024
 HANDSHAKE_TIMEOUT = 5.0
+CONTROL_STREAMS = 100
+"""Streams a connector may open at first: it needs one."""
+REQUEST_STREAMS = 2_048
+"""Streams an edge may open at first, or in one burst."""
 
 _log = get_logger("qanat.tunnel")
 
@@ -97,7 +101,7 @@ class QUICListener(asyncio.DatagramProtocol):
         return len(self.connections) < MAX_CONNECTIONS
 
     def _accept(self, destination: bytes, address: NetworkAddress) -> QUICEdgeConnection:
-        engine = Engine(self._configuration, destination)
+        engine = Engine(self._configuration, CONTROL_STREAMS, destination)
         name = f"{address[0]}:{address[1]}"
         connection = QUICEdgeConnection(engine, self._registrar, self._send, name)
         ids = {destination, engine.host_cid}
@@ -141,7 +145,7 @@ class _Dialled(asyncio.DatagramProtocol):
 
     def __init__(self, configuration: QuicConfiguration, address: NetworkAddress, handler: StreamHandler) -> None:
         self._address = address
-        self._engine = Engine(configuration)
+        self._engine = Engine(configuration, REQUEST_STREAMS)
         self.connection = QUICConnectorConnection(self._engine, handler, self._send)
         self.refusal: OSError | None = None
 
