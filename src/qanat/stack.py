@@ -34,6 +34,7 @@ from qanat.gateway import config as gateway_config
 from qanat.gateway import server as gateway
 from qanat.gateway.config import GatewayConfig, ModelSection
 from qanat.gateway.server import Gateway
+from qanat.log import get_logger
 from qanat.proxy import server as proxy
 from qanat.proxy.config import ProxyConfig
 from qanat.proxy.server import RunningProxy
@@ -43,6 +44,7 @@ from qanat.setup.init import run_init
 from qanat.setup.options import InitOptions, SignIn
 from qanat.setup.output import open_output
 
+log = get_logger("qanat.stack")
 BASE_DOMAIN = "tunnel.localhost"
 GATEWAY_NAME = "gateway.qanat.internal"
 LOOPBACK = "127.0.0.1"
@@ -81,24 +83,34 @@ class Part(Generic[P]):
         """What the part yields once it serves. Raises `PartFailed`."""
         try:
             async with asyncio.timeout(PART_TIMEOUT):
-                await asyncio.wait({self._started, self._task}, return_when=asyncio.FIRST_COMPLETED)
-                if not self._started.done():
-                    self._task.result()
-                return self._started.result()
+                return await asyncio.shield(self._started)
         except TimeoutError:
             raise PartFailed(self.name, f"did not start within {PART_TIMEOUT:.0f} s") from None
-        except (QanatError, OSError) as error:
-            raise PartFailed(self.name, str(error)) from error
 
     async def stop(self) -> None:
-        """Stop it gracefully; nothing happens when it has stopped."""
+        """Stop it gracefully, or give up its start; nothing happens when it has stopped."""
         self._stop.set()
+        if not self._started.done():
+            self._task.cancel()
         await asyncio.wait({self._task})
 
     async def _run(self) -> None:
-        async with self._serving as part:
-            self._started.set_result(part)
-            await self._stop.wait()
+        try:
+            async with self._serving as part:
+                self._started.set_result(part)
+                await self._stop.wait()
+        except Exception as error:
+            if self._started.done():
+                log.exception("part failed", part=self.name)
+            else:
+                self._started.set_exception(PartFailed(self.name, innermost(error)))
+
+
+def innermost(error: BaseException) -> str:
+    """The sentence of an error, or of the first one in a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
 
 
 @dataclass
@@ -141,6 +153,11 @@ class Stack:
         return self.directory / "customer"
 
     @property
+    def running(self) -> tuple[str, ...]:
+        """The names of the parts that have not been stopped."""
+        return tuple(self._parts)
+
+    @property
     def pki(self) -> Path:
         """The operator's certificates."""
         return self.directory / "operator"
@@ -170,7 +187,8 @@ class Stack:
                 await self.stop_part(name)
 
     async def _part(self, name: str, serving: AbstractAsyncContextManager[P]) -> P:
-        part = self._parts[name] = Part(name, serving)
+        part = Part(name, serving)
+        self._parts[name] = part
         return await part.started()
 
     async def _start_operator(self) -> None:
@@ -277,16 +295,16 @@ class Stack:
         assert self.proxy.address is not None
         return ConnectorConfig(
             token_file=self.customer / "tunnel-token",
-            edge=(_join(self.edge.connector_address),),
+            edge=(join(self.edge.connector_address),),
             cacert=self.pki / "connector-listener-ca.pem",
             protocol="http2",
-            url=f"http://{_join(self.proxy.address)}",
+            url=f"http://{join(self.proxy.address)}",
             grace_period=SHORT,
         )
 
     def _gateway_config(self) -> GatewayConfig:
         section = gateway_config.EdgeSection(
-            address=_join(self.edge.client_address),
+            address=join(self.edge.client_address),
             cert_file=self.pki / "gateway.pem",
             key_file=self.pki / "gateway-key.pem",
             ca_file=self.pki / "client-listener-ca.pem",
@@ -301,5 +319,6 @@ class Stack:
         )
 
 
-def _join(address: tuple[str, int]) -> str:
+def join(address: tuple[str, int]) -> str:
+    """`host:port`."""
     return f"{address[0]}:{address[1]}"
