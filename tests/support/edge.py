@@ -22,6 +22,7 @@ from qanat.edge.server import Edge, serve
 from qanat.errors import QanatError
 from qanat.ids import OrganizationID, TunnelID, TunnelUUID, WorkspaceID
 from qanat.net.dial import dial_tls
+from qanat.net.layer import as_transport
 from qanat.net.websocket import WebSocketServer
 from qanat.tunnel.connection import ConnectorInfo, IncomingStream, RegistrationRequest, ResponseHead
 from qanat.tunnel.http2 import ConnectorHTTP2
@@ -201,7 +202,7 @@ class Echo(asyncio.Protocol):
     """Sends back what it receives."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -284,9 +285,7 @@ class Client:
         self._events: list[WebSocketEvent] = []
 
     @classmethod
-    async def dial(
-        cls, address: tuple[str, int], host: str, context: ssl.SSLContext, local: str | None = None
-    ) -> Client:
+    async def dial(cls, address: tuple[str, int], context: ssl.SSLContext, local: str | None = None) -> Client:
         async with asyncio.timeout(TIMEOUT):
             source = None if local is None else (local, 0)
             name = f"x.a1b2c3d4.{BASE}"  # what the throwaway certificate is for, whatever host is asked for
@@ -351,7 +350,7 @@ class Client:
 
 @asynccontextmanager
 async def client(edge: Edge, files: OperatorFiles, name: str | None = CLIENT_NAME) -> AsyncIterator[Client]:
-    made = await Client.dial(edge.client_address, "", files.client_context(name))
+    made = await Client.dial(edge.client_address, files.client_context(name))
     try:
         yield made
     finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import yaml
 
 from qanat.net.http1 import (
@@ -23,6 +24,7 @@ from qanat.net.http1 import (
     ResponseReceived,
     values,
 )
+from qanat.net.layer import as_transport
 from qanat.net.splice import splice
 from qanat.net.tls import TLSClient
 from qanat.net.websocket import WebSocketClient
@@ -110,6 +112,11 @@ class TunnelEnd:
         assert self.running.address is not None
         return self.running.address
 
+    def hang_up(self) -> None:
+        """Abort every session that `connect` has opened."""
+        for writer in self._open:
+            writer.transport.abort()
+
     async def open_websocket(self, above: asyncio.Protocol) -> asyncio.Transport:
         """Upgrade a connection and put `above` on the WebSocket's byte stream."""
         return await upgrade(self.address, WebSocketClient(above))
@@ -124,6 +131,7 @@ class TunnelEnd:
         async with asyncio.timeout(WAIT):
             await announced.ready
         writer = asyncio.StreamWriter(tls, protocol, reader, asyncio.get_running_loop())
+        self._open.append(writer)
         return Inner(reader, writer, tls, transport)
 
 
@@ -202,7 +210,7 @@ class Inner:
         informational = []
         while got.informational:
             informational.append(got)
-            got = await self._event(ResponseReceived)
+            got = await self.expect(ResponseReceived)
         body: list[bytes] = []
         trailers: Headers = ()
         async for event in self.rest():
@@ -216,7 +224,7 @@ class Inner:
         """The head of the next answer."""
         self.parser.expect(method.encode())
         self._events = self.parser.events_received()
-        got: ResponseReceived = await self._event(ResponseReceived)
+        got: ResponseReceived = await self.expect(ResponseReceived)
         return got
 
     async def rest(self) -> AsyncIterator[HTTPEvent]:
@@ -227,7 +235,8 @@ class Inner:
             if isinstance(event, MessageEnded):
                 return
 
-    async def _event(self, kind: type[Any]) -> Any:
+    async def expect(self, kind: type[Any]) -> Any:
+        """What comes next, which must be of that kind."""
         event = await self.event()
         assert isinstance(event, kind), event
         return event
@@ -310,7 +319,11 @@ async def proxy_running(
         build_filter=build_filter,
         certificate_interval=certificate_interval,
     ) as running:
-        yield TunnelEnd(running, pki)
+        end = TunnelEnd(running, pki)
+        try:
+            yield end
+        finally:
+            end.hang_up()
 
 
 @dataclass
@@ -348,13 +361,17 @@ class UpstreamPeer:
     async def request(self) -> SeenRequest:
         """The next request, whole."""
         seen = await self.head()
+        await self.rest(seen)
+        return seen
+
+    async def rest(self, seen: SeenRequest) -> None:
+        """The body of the request whose head has been read."""
         while not isinstance(event := await self._event(), MessageEnded):
             assert isinstance(event, BodyReceived)
             seen.body += event.data
         seen.trailers = event.trailers
         self.parser.next_message()
         self.events += self.parser.events_received()
-        return seen
 
     async def _event(self) -> HTTPEvent:
         while not self.events:
@@ -385,11 +402,19 @@ class Upstream:
     script: Script
     port: int = 0
     connections: int = 0
+    open: int = 0
     seen: list[SeenRequest] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    async def idle(self, left: int = 0) -> None:
+        """Wait until no more than `left` connections are open, and there have been any."""
+        while self.open > left or not self.connections:
+            self.changed.clear()
+            await self.changed.wait()
 
 
 async def echo(peer: UpstreamPeer) -> None:
@@ -411,6 +436,7 @@ async def upstream_running(script: Script = echo, context: ssl.SSLContext | None
         assert task is not None
         tasks.add(task)
         upstream.connections += 1
+        upstream.open += 1
         try:
             await script(UpstreamPeer(upstream, reader, writer))
         except (EOFError, ConnectionError):
@@ -421,6 +447,8 @@ async def upstream_running(script: Script = echo, context: ssl.SSLContext | None
             errors.append(error)
         finally:
             tasks.discard(task)
+            upstream.open -= 1
+            upstream.changed.set()
             if not writer.is_closing():
                 writer.close()
 
@@ -443,7 +471,7 @@ async def bridge_running(end: TunnelEnd) -> AsyncIterator[int]:
 
     class Local(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
+            transport = as_transport(transport)
             transport.pause_reading()
             self.task = asyncio.get_running_loop().create_task(self.join(transport))
             tasks.add(self.task)
@@ -472,3 +500,32 @@ async def bridge_running(end: TunnelEnd) -> AsyncIterator[int]:
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class ThroughBridge(httpx2.AsyncBaseTransport):
+    """An HTTP client's transport for `https://NAME.t.example/…`, by way of a bridge's port."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, http1: bool, http2: bool) -> None:
+        self._port = port
+        self._transport = httpx2.AsyncHTTPTransport(verify=context, http1=http1, http2=http2, trust_env=False)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.extensions = {**request.extensions, "sni_hostname": request.url.host}
+        request.headers.setdefault("Host", request.url.host)
+        request.url = request.url.copy_with(host="127.0.0.1", port=self._port)
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+@asynccontextmanager
+async def http_client(
+    end: TunnelEnd, *, http1: bool = True, http2: bool = False, **options: Any
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """An ordinary HTTP client whose TLS ends in the proxy."""
+    async with bridge_running(end) as port:
+        transport = ThroughBridge(port, end.pki.context(), http1, http2)
+        options.setdefault("timeout", httpx2.Timeout(WAIT))
+        async with httpx2.AsyncClient(transport=transport, base_url=f"https://echo.{DOMAIN}", **options) as client:
+            yield client

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from qanat.net.layer import as_transport
 from qanat.net.memory import memory_pair
 from qanat.net.websocket import WebSocketClient, WebSocketServer
 from qanat.pki.issue import CONNECTOR_LISTENER_NAMES, issue_listener
@@ -148,7 +149,7 @@ class Client(StreamProtocol):
         self._arrived = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
 
     def response_received(self, head: ResponseHead) -> None:

@@ -20,6 +20,7 @@ from qanat.client.stream import TunnelStream
 from qanat.client.upgrade import UpgradeExchange
 from qanat.errors import ProtocolError
 from qanat.net.dial import dial_tls, start_tls
+from qanat.net.layer import as_transport
 from qanat.net.tls import TLSFailed, TLSTruncated
 from qanat.net.websocket import WebSocketClient
 from qanat.pki.judge import judge_server_certificate
@@ -148,7 +149,7 @@ class _Upgrade(asyncio.Protocol):
         self.websocket.add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self._transport = transport
         transport.write(self._exchange.data_to_send())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpcore2
 
-from qanat.net.layer import HIGH_WATER, LOW_WATER
+from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
 
 
 class Receiver(asyncio.Protocol):
@@ -26,7 +26,7 @@ class Receiver(asyncio.Protocol):
         self._writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -156,8 +156,8 @@ class Cluster(Section):
     """Of every key and channel; nodes with the same prefix are one cluster."""
     listen_addr: ListenAddress = ":7845"
     """Where other nodes relay to us."""
-    advertise_addr: ListenAddress | None = None
-    """What they dial; default: the address of `listen_addr`, or this host's own."""
+    advertise_host: str | None = None
+    """The host they dial; needed when `listen_addr` names none."""
     tls: CertificateFiles
     """Server and client certificate in one, with the DNS name `node_name`."""
     ca_file: Path
@@ -167,6 +167,12 @@ class Cluster(Section):
     """A node that has not spoken for so long is forgotten; it speaks three times as often."""
     connections_per_connector: int = Field(default=2, ge=1)
     """Of one connector on this node while others are up, of the four it makes."""
+
+    @model_validator(mode="after")
+    def _needs_a_host(self) -> Cluster:
+        if self.advertise_host is None and parse_listen(self.listen_addr)[0] in ("", "0.0.0.0", "::"):  # noqa: S104
+            raise ValueError("advertise_host is required when listen_addr names no host")
+        return self
 
 
 class EdgeConfig(Section):

@@ -15,7 +15,7 @@ from qanat.edge.metrics import Metrics
 from qanat.edge.proxy_protocol import ProxiedAddress, parse_proxy_header
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
-from qanat.net.layer import HIGH_WATER, LOW_WATER
+from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
 
 _log = get_logger("qanat.edge")
 
@@ -78,7 +78,7 @@ class Door(asyncio.Protocol):
         self._address_known = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         peer = transport.get_extra_info("peername")

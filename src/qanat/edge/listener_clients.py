@@ -12,6 +12,7 @@ from qanat.edge.door import Door, Doors
 from qanat.edge.metrics import Metrics
 from qanat.edge.session import ClientSession
 from qanat.edge.sessions import Sessions
+from qanat.net.layer import as_transport
 from qanat.net.tls import HandshakeGate, TLSServer
 
 WebSocketConnector = Callable[[str], asyncio.Protocol]
@@ -22,7 +23,7 @@ class _Unwelcome(asyncio.Protocol):
     """Closes at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         transport.abort()
 
 

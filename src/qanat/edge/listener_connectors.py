@@ -8,6 +8,7 @@ from qanat.edge import contexts
 from qanat.edge.config import EdgeConfig, parse_listen
 from qanat.edge.door import Door, Doors
 from qanat.edge.metrics import Metrics
+from qanat.net.layer import as_transport
 from qanat.net.tls import HandshakeGate, TLSServer
 from qanat.tunnel.connection import Registrar
 from qanat.tunnel.http2 import EdgeHTTP2
@@ -35,7 +36,7 @@ class Greeter(asyncio.Protocol):
         self._registrar = registrar
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         name = contexts.server_name(transport.get_extra_info("ssl_object"))
         above: asyncio.Protocol = Quiet() if name == PROBE_NAME else EdgeHTTP2(self._registrar)
         transport.set_protocol(above)
@@ -61,7 +62,7 @@ class ConnectorListener:
         self._server = await loop.create_server(
             self._door, host or None, port, reuse_port=reuse_port or None, backlog=BACKLOG
         )
-        addresses = [socket.getsockname()[:2] for socket in self._server.sockets]
+        addresses: list[tuple[str, int]] = [socket.getsockname()[:2] for socket in self._server.sockets]
         if self._config.connectors.quic:
             for address in addresses:
                 self._quic.append(await self._listen_quic(address, reuse_port))

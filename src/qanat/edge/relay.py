@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from qanat.edge.errors import ConnectorUnreachable
+from qanat.edge.errors import ConnectorUnreachable, EdgeRefused, NodeUnreachable
 from qanat.edge.frames import BAD_GATEWAY, FrameTracker, close_frame, going_away_frame
-from qanat.tunnel.connection import ResponseHead, StreamProtocol
+from qanat.net.layer import as_transport
+from qanat.tunnel.connection import EdgeConnection, ResponseHead, StreamProtocol
 
 
 class StreamEnd(StreamProtocol):
@@ -22,6 +23,8 @@ class StreamEnd(StreamProtocol):
     def __init__(self, via: str, on_accepted: Callable[[StreamEnd, ResponseHead], None]) -> None:
         self.via = via
         """`local` or `node`: where the stream goes from here."""
+        self.connection: EdgeConnection | None = None
+        """The tunnel connection that carries it, when it is one of this node's."""
         self.answer: asyncio.Future[ResponseHead] = asyncio.get_running_loop().create_future()
         self.answer.add_done_callback(_mark_seen)
         self._on_accepted = on_accepted
@@ -34,7 +37,7 @@ class StreamEnd(StreamProtocol):
         self.client, self._joined = client, True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
 
     def response_received(self, head: ResponseHead) -> None:
@@ -43,6 +46,11 @@ class StreamEnd(StreamProtocol):
         if head.status == 101:
             self._on_accepted(self, head)
         self.answer.set_result(head)
+
+    def refused(self, refusal: EdgeRefused) -> None:
+        """There will be no answer, and why."""
+        if not self.answer.done():
+            self.answer.set_exception(refusal)
 
     def data_received(self, data: bytes) -> None:
         if self._joined:  # else the body of a refusal, which nobody reads
@@ -61,11 +69,11 @@ class StreamEnd(StreamProtocol):
             self.client.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(ConnectorUnreachable())
+        self.refused(ConnectorUnreachable() if self.via == "local" else NodeUnreachable())
         if not self._joined:
             return
-        if exc is not None and not self.explain(BAD_GATEWAY, "connection_lost at connector"):
+        hop = "connector" if self.via == "local" else "edge"
+        if exc is not None and not self.explain(BAD_GATEWAY, f"connection_lost at {hop}"):
             self.client.abort()
         self.client.close()
 

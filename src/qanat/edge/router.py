@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 from uuid import UUID
 
 from qanat.api.internal import TunnelRecord
@@ -24,23 +24,22 @@ from qanat.edge.errors import (
     TunnelNotConnected,
     UpgradeRefused,
 )
+from qanat.edge.membership import Node
 from qanat.edge.relay import StreamEnd
 from qanat.tunnel.connection import ConnectionUnavailable, EdgeConnection, RequestHead, ResponseHead
 
 MAX_TRIES = 4
 """Ways tried for one request."""
 
-N = TypeVar("N")
 
-
-class OtherNodes(Protocol[N]):
+class OtherNodes(Protocol):
     """The rest of the cluster, as the router needs it."""
 
-    def holders(self, tunnel: UUID) -> Sequence[N]:
+    def holders(self, tunnel: UUID) -> Sequence[Node]:
         """Nodes with a connection of the tunnel, the best first."""
         ...
 
-    async def open_stream(self, node: N, tunnel: UUID, head: RequestHead, end: StreamEnd) -> None:
+    async def open_stream(self, node: Node, tunnel: UUID, head: RequestHead, end: StreamEnd) -> None:
         """Open a stream through a node; `end` then hears the answer. Raises `EdgeRefused`."""
         ...
 
@@ -54,7 +53,7 @@ class Router:
         *,
         open_timeout: float,
         streams_per_tunnel: int,
-        others: OtherNodes[object] | None = None,
+        others: OtherNodes | None = None,
     ) -> None:
         self._connections, self._others = connections, others
         self._open_timeout, self._streams_per_tunnel = open_timeout, streams_per_tunnel
@@ -126,6 +125,7 @@ class Router:
     ) -> EdgeRefused | None:
         try:
             connection.open_stream(head, end)
+            end.connection = connection
         except ConnectionUnavailable:
             return TunnelBusy()
         try:

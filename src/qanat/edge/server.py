@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from qanat.api.control_client import ControlClient
 from qanat.api.internal import TunnelRecord
 from qanat.clock import SystemClock
+from qanat.edge.balance import balance
 from qanat.edge.cache import CachedDirectory
+from qanat.edge.cluster_node import ClusterNode
 from qanat.edge.config import EdgeConfig
 from qanat.edge.connections import LiveConnections
 from qanat.edge.directory import TunnelDirectory
@@ -24,10 +26,8 @@ from qanat.edge.router import Router
 from qanat.edge.sessions import Sessions
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger
+from qanat.tunnel.connection import EdgeConnection
 from qanat.tunnel.wss import accept_wss
-
-CLOSE_SECONDS = 2.0
-"""For what is still open at the end to hear of its close."""
 
 _log = get_logger("qanat.edge")
 
@@ -45,12 +45,17 @@ class Edge:
         self.connections = LiveConnections()
         self.events = EventQueue(config.name, SystemClock(), self.metrics)
         self.directory = CachedDirectory(source, self._tunnel_changed)
-        self._check = TokenCheck(self.directory, self.connections, limits, config.name)
+        self.cluster = None if config.cluster is None else ClusterNode(config, self.connections, self.metrics)
+        share = 2 if config.cluster is None else config.cluster.connections_per_connector
+        self._check = TokenCheck(
+            self.directory, self.connections, limits, config.name, share=share, others_up=self.others_up
+        )
         self.registrar = NodeRegistrar(self._check, self.connections, self.metrics, self.events)
         self.router = Router(
             self.connections,
             open_timeout=limits.open_timeout.total_seconds(),
             streams_per_tunnel=limits.streams_per_tunnel,
+            others=None if self.cluster is None else self.cluster.relay,
         )
         self.sessions = Sessions(
             self.directory, self.router, limits, self.metrics, self.events, lambda: config.client_organizations
@@ -59,19 +64,35 @@ class Edge:
             config, self.sessions, self.metrics, lambda address: accept_wss(self.registrar, address)
         )
         self.connectors = ConnectorListener(config, self.registrar, self.metrics)
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._background: list[Coroutine[Any, Any, None]] = [
+            self.directory.run(),
+            self.events.run(source),
+            self.sessions.sweep(),
+            balance(self.connections, share + 1, self.others_up, self._move),
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def others_up(self) -> bool:
+        """Whether another node takes connectors now."""
+        return self.cluster is not None and self.cluster.others_up()
 
     def _tunnel_changed(self, record: TunnelRecord) -> None:
         self.registrar.tunnel_changed(record)
         if record.archived:
             self.sessions.of_tunnel_archived(record.id)
 
+    def _move(self, connection: EdgeConnection) -> None:
+        self.registrar.connection_draining(connection)
+        self.sessions.move(connection)
+        connection.drain()
+
     async def start(self, reuse_port: bool = False) -> None:
         """Listen. Raises `OSError` when an address is taken."""
+        self._tasks = [asyncio.create_task(work) for work in self._background]
+        if self.cluster is not None:
+            self.registrar.on_change = await self.cluster.start(self.sessions)
         self.connector_address = await self.connectors.start(reuse_port)
         self.client_address = await self.clients.start(reuse_port)
-        for work in (self.directory.run(), self.events.run(self._source), self.sessions.sweep()):
-            self._tasks.append(asyncio.create_task(work))
         _log.info("edge listening", connectors=self.connector_address, clients=self.client_address)
 
     async def drain(self) -> None:
@@ -81,26 +102,37 @@ class Edge:
         self.metrics.draining.set(1)
         self.clients.stop_listening()
         self.connectors.stop_listening()
+        if self.cluster is not None:
+            self.cluster.leave()
         self.sessions.drain()
-        await self.registrar.drain(seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.registrar.drain(seconds)
+                await self.sessions.empty.wait()
         _log.info("edge drained", sessions=len(self.sessions), connections=len(self.connections))
 
     async def close(self) -> None:
         """End everything now."""
         await self.sessions.close()
-        for connection in list(self.connections):
+        for connection in (*self.connections, *self.connections.leaving):
             connection.close()
         await asyncio.sleep(0)
         await self.clients.close()
         await self.connectors.close()
+        if self.cluster is not None:
+            await self.cluster.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 @asynccontextmanager
-async def serve(config: EdgeConfig, directory: TunnelDirectory | None = None) -> AsyncIterator[Edge]:
-    """A running edge. Without a `directory` it asks the control plane of the configuration.
+async def serve(
+    config: EdgeConfig, directory: TunnelDirectory | None = None, *, reuse_port: bool = False
+) -> AsyncIterator[Edge]:
+    """A running edge. `reuse_port` lets several processes share its ports.
+
+    Without a `directory` it asks the control plane of the configuration.
 
     Raises `ConfigInvalid` for files that cannot be used, `OSError` for addresses that are taken.
     """
@@ -110,7 +142,7 @@ async def serve(config: EdgeConfig, directory: TunnelDirectory | None = None) ->
         directory = client
     edge = Edge(config, directory)
     try:
-        await edge.start()
+        await edge.start(reuse_port)
         yield edge
     finally:
         await edge.close()

@@ -14,6 +14,7 @@ from qanat.edge.admission import ClientIdentity
 from qanat.edge.errors import ClientNotMapped, EdgeDraining, EdgeRefused, RequestTimeout, UnknownHost
 from qanat.edge.relay import ClientEnd, StreamEnd
 from qanat.edge.request import UpgradeParser, UpgradeRequest, response_101, response_error, split_host
+from qanat.net.layer import as_transport
 from qanat.tunnel.connection import ResponseHead
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class ClientSession(asyncio.Protocol):
         self.client_end: ClientEnd | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
         self.guest = self._sessions.guest(transport, self._address, self._is_node)
         loop = asyncio.get_running_loop()

@@ -20,6 +20,7 @@ from qanat.edge.router import Router
 from qanat.edge.session import ClientSession, Guest
 from qanat.ids import TunnelID
 from qanat.log import get_logger
+from qanat.tunnel.connection import EdgeConnection
 
 SWEEPS_PER_IDLE_TIME = 4
 
@@ -153,6 +154,12 @@ class Sessions:
         self.draining = True
         for session in list(self._open):
             if session.stream is not None:
+                session.stream.announce_going_away()
+
+    def move(self, connection: EdgeConnection) -> None:
+        """Ask the clients on one connection to dial again."""
+        for session in list(self._open):
+            if session.stream is not None and session.stream.connection is connection:
                 session.stream.announce_going_away()
 
     async def close(self) -> None:

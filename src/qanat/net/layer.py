@@ -7,12 +7,18 @@ to a loop or to any transport. Back-pressure is `pause_reading` passed down and 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 HIGH_WATER = 256 * 1024
 """Bytes queued towards a slow reader at which its feeder is stopped."""
 LOW_WATER = 128 * 1024
 """Bytes queued at which a stopped feeder goes on."""
+
+
+def as_transport(transport: asyncio.BaseTransport) -> asyncio.Transport:
+    """What `connection_made` is handed, as the type it has: uvloop's transports do all that asyncio's do without
+    inheriting from them."""
+    return cast(asyncio.Transport, transport)
 
 
 class Layer(asyncio.Transport, asyncio.Protocol):
@@ -33,7 +39,7 @@ class Layer(asyncio.Transport, asyncio.Protocol):
     # Called by the transport below.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.below = transport
         self._make_above()
 

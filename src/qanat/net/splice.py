@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from qanat.net.layer import as_transport
+
 
 class Splice(asyncio.Protocol):
     """One direction of a relay. Two of them, each other's `peer`, join two transports.
@@ -24,7 +26,7 @@ class Splice(asyncio.Protocol):
         self.bytes_received = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qanat.errors import QanatError
-from qanat.net.layer import Layer
+from qanat.net.layer import Layer, as_transport
 
 RECORD_SIZE = 16384
 HANDSHAKE_TIMEOUT = 10.0
@@ -144,7 +144,7 @@ class TLSLayer(Layer):
     # Called by the transport below.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.below = transport
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(self._handshake_timeout, self._handshake_timed_out)

@@ -6,6 +6,8 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Callable
 
+from qanat.net.layer import as_transport
+
 
 class Inbound(asyncio.Protocol):
     """One inner connection. It is closed after `idle_timeout` seconds without a request."""
@@ -19,7 +21,7 @@ class Inbound(asyncio.Protocol):
         self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
         self._rest()
 

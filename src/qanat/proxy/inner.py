@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable
 
 from qanat.log import get_logger
+from qanat.net.layer import as_transport
 from qanat.net.tls import HandshakeGate, TLSServer
 from qanat.net.websocket import WebSocketServer
 from qanat.proxy.certificate import SNIObject
@@ -35,7 +36,7 @@ class InnerSession(asyncio.Protocol):
         self.websocket = WebSocketServer(TLSServer(self, context, gate=gate, on_failure=self._handshake_failed))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         session: ssl.SSLObject = transport.get_extra_info("ssl_object")
         sni = session.sni if isinstance(session, SNIObject) else None
         self._on_handshake("ok")

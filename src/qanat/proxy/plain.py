@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from qanat.errors import ProtocolError
 from qanat.net.http1 import Header, RequestReader, RequestReceived, encode_head
+from qanat.net.layer import as_transport
 from qanat.proxy.errors import BadRequest, Reply, to_reply
 
 HEAD_TIMEOUT = 10.0
@@ -37,7 +38,7 @@ class PlainConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
         self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, transport.abort)
 

@@ -20,6 +20,7 @@ from qanat.net.http1 import (
     encode_head,
     encode_last_chunk,
 )
+from qanat.net.layer import as_transport
 from qanat.proxy.errors import ProxyError, UpstreamBroken, UpstreamNotTrusted
 
 
@@ -67,7 +68,7 @@ class UpstreamConnection(asyncio.Protocol):
     # Called by the transport below.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
         if not self.ready.done():
             self.ready.set_result(None)
@@ -124,8 +125,8 @@ class UpstreamConnection(asyncio.Protocol):
     def give_up(self) -> None:
         """The dialler failed or was cancelled."""
         self._lost = True
-        if isinstance(self._below, asyncio.Transport):
-            self._below.abort()
+        if self._below is not None:
+            as_transport(self._below).abort()
         if self.ready.done() and not self.ready.cancelled():
             self.ready.exception()  # has been reported, or nobody wants to know any more
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
-from qanat.net.layer import HIGH_WATER, LOW_WATER
+from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
 from qanat.tunnel.connection import ConnectionLost, StreamReset
 from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
@@ -236,7 +236,7 @@ class Link(asyncio.Protocol, ABC):
     # Called by the transport below.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self.transport = transport
         self._heard = self.loop.time()
         self._schedule_pulse()

@@ -25,6 +25,7 @@ from qanat.net.http1 import (
     tokens,
     values,
 )
+from qanat.net.layer import as_transport
 from qanat.net.websocket import WebSocketClient, WebSocketServer
 from qanat.tunnel.connection import Registrar, StreamHandler
 from qanat.tunnel.http2 import ConnectorHTTP2, EdgeHTTP2
@@ -194,7 +195,7 @@ class _Exchange(asyncio.Protocol):
         self.answered.add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self._transport = transport
         transport.write(self._request)
 
@@ -242,7 +243,7 @@ class _Door(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_transport(transport)
         self._transport = transport
         self._timer = asyncio.get_running_loop().call_later(UPGRADE_TIMEOUT, transport.abort)
 
