@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp
 
 from qanat import __version__
@@ -74,4 +75,17 @@ async def healthy(request: Request) -> dict[str, str]:
 
 async def answer_error(request: Request, error: Exception) -> Response:
     status, headers, body = error_answer(error, request.state.request_id)
+    if status == 405 and (methods := allowed_methods(request)):
+        headers["allow"] = ", ".join(sorted(methods))
     return Response(body, status, headers)
+
+
+def allowed_methods(request: Request) -> set[str]:
+    """Every method the path takes; the framework alone would name those of the first route that matches."""
+    app: FastAPI = request.app
+    return {
+        method.upper()
+        for template, methods in app.openapi()["paths"].items()
+        if compile_path(template)[0].match(request.url.path)
+        for method in methods
+    }

@@ -116,7 +116,7 @@ def error_answer(error: Exception, request_id: str) -> tuple[int, dict[str, str]
         status, detail = 500, {"type": "api_error", "message": "internal error"}
         if isinstance(error, HTTPException):
             status, detail = error.status_code, {"type": "invalid_request_error", "message": str(error.detail).lower()}
-            headers.update(error.headers or {})
+            headers.update({name.lower(): value for name, value in (error.headers or {}).items()})
     else:
         status, detail = refused.status, {"type": refused.type, "message": str(refused)}
         _refusal_headers(refused, headers)

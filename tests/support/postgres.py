@@ -1,0 +1,78 @@
+"""A PostgreSQL of our own: Debian's package, an unprivileged user, loopback, a directory that is thrown away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def find_programs() -> Path | None:
+    """Where `initdb` and `pg_ctl` are; Debian keeps them off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return None if on_path is None else Path(on_path).resolve().parent
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server."""
+
+    programs: Path
+    port: int
+    directory: Path
+
+    def new_database(self) -> str:
+        """The URL of a fresh, empty database."""
+        name = f"test_{secrets.token_hex(6)}"
+        _run(self.programs / "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "qanat", name)
+        return f"postgresql://qanat@127.0.0.1:{self.port}/{name}"
+
+
+def _user() -> str | None:
+    """PostgreSQL refuses to run as root: then it runs as nobody."""
+    return "nobody" if os.getuid() == 0 else None
+
+
+def _run(*command: object) -> None:
+    done = subprocess.run(
+        [str(part) for part in command], user=_user(), capture_output=True, text=True, timeout=120, check=False, cwd="/"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextlib.contextmanager
+def running_postgres(programs: Path) -> Iterator[Postgres]:
+    """Start a server, and stop it."""
+    directory = Path(tempfile.mkdtemp(prefix="qanat-postgres-"))
+    if (user := _user()) is not None:
+        account = pwd.getpwnam(user)
+        os.chown(directory, account.pw_uid, account.pw_gid)
+    data, port = directory / "data", _free_port()
+    options = (
+        f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off -c max_connections=200"
+    )
+    try:
+        _run(programs / "initdb", "-D", data, "-U", "qanat", "-A", "trust", "-N", "--locale=C", "-E", "UTF8")
+        _run(programs / "pg_ctl", "-D", data, "-l", directory / "log", "-w", "-t", "60", "-o", options, "start")
+        try:
+            yield Postgres(programs, port, directory)
+        finally:
+            _run(programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
