@@ -1,4 +1,4 @@
-"""Promises of the wire: codecs and the tunnel connection."""
+"""Promises of the codecs."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ REQUIREMENTS: dict[str, str] = {
     "wire:h2:padding": "padding is stripped and credited",
     "wire:h2:floods": "cheap frames in masses end the connection; the same over time do not",
     "wire:h2:witness": "the h2 library hears what we say, and says what we hear, in both roles",
+    "wire:headers:serialised": "an upstream's headers are serialised as cloudflared does, and parsed strictly",
+    "wire:headers:kind": "what a stream is for is decided by its markers in cloudflared's order",
+    "wire:headers:internal": "no client and no upstream can send headers that speak to edge or connector",
+    "wire:headers:encoding": "accept-encoding is always sent, so that cloudflared never unpacks an answer",
+    "wire:headers:meta": "response meta says whose the answer is; unreadable means the connector's own",
     "wire:registration:secret": "the secret of a registration has no repr",
 }
 

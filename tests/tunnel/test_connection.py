@@ -1,4 +1,4 @@
-"""What a tunnel connection does, whatever carries it."""
+"""What a tunnel connection does, whatever carries it: `tunnel:carriers`, all of it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from tests.support.tunnel import (
     tunnel,
     websocket_request,
 )
+
+pytestmark = pytest.mark.requirement("tunnel:carriers")
 
 
 async def test_the_registrar_sees_what_the_connector_said(connection: Tunnel) -> None:

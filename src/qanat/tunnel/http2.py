@@ -32,7 +32,7 @@ from qanat.tunnel.connection import (
 from qanat.tunnel.control import ConnectorControl, EdgeControl
 from qanat.tunnel.http2_link import OUR_SETTINGS, KeepAlive, Link, Stream
 from qanat.wire import cloudflared_headers as marks
-from qanat.wire.http2 import ErrorCode, HTTP2Connection
+from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
 
 STALLED_AFTER = 5.0
@@ -170,8 +170,8 @@ class EdgeHTTP2(Link, EdgeConnection):
             case h2.ResponseReceived(_, headers):
                 try:
                     stream.response_received(headers)
-                except ProtocolError:
-                    stream.abort()
+                except ProtocolError as error:
+                    stream.fail(error)
             case h2.TrailersReceived(_, headers):
                 stream.trailers_received(headers)
 
@@ -242,9 +242,13 @@ class ConnectorHTTP2(Link, ConnectorConnection):
     """
 
     def __init__(
-        self, handler: StreamHandler, local_configuration: bytes = b"{}", keep_alive: KeepAlive | None = None
+        self,
+        handler: StreamHandler,
+        local_configuration: bytes = b"{}",
+        keep_alive: KeepAlive | None = None,
+        settings: Settings = OUR_SETTINGS,
     ) -> None:
-        super().__init__(HTTP2Connection(client=False, settings=OUR_SETTINGS), keep_alive)
+        super().__init__(HTTP2Connection(client=False, settings=settings), keep_alive)
         self._handler = handler
         self._control = ConnectorControl(self._write_control, local_configuration)
         self._control_id = 0

@@ -188,6 +188,12 @@ class Stream(asyncio.Transport):
         self.drop_unread()
         self.lose(exc)
 
+    def fail(self, exc: Exception) -> None:
+        """Reset the stream because of what the peer sent on it."""
+        self._closing = True
+        self._reset(ErrorCode.PROTOCOL_ERROR)
+        self.lose(exc)
+
     def lose(self, exc: Exception | None) -> None:
         """Tell the protocol above, once."""
         if not self._lost:

@@ -144,6 +144,8 @@ def _b64(text: str) -> str:
 
 
 def _unb64(text: str) -> str:
+    if "=" in text:
+        raise ProtocolError("malformed serialised headers")
     try:
         raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), validate=True)
     except (binascii.Error, UnicodeEncodeError):
