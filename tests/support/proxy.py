@@ -472,10 +472,13 @@ async def bridge_running(end: TunnelEnd) -> AsyncIterator[int]:
     class Local(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             transport = as_transport(transport)
-            transport.pause_reading()
+            self.early = b""
             self.task = asyncio.get_running_loop().create_task(self.join(transport))
             tasks.add(self.task)
             self.task.add_done_callback(tasks.discard)
+
+        def data_received(self, data: bytes) -> None:
+            self.early += data  # uvloop starts reading whatever `connection_made` says
 
         async def join(self, transport: asyncio.Transport) -> None:
             holder = WebSocketClient(asyncio.Protocol())
@@ -485,7 +488,7 @@ async def bridge_running(end: TunnelEnd) -> AsyncIterator[int]:
                 transport.abort()
                 return
             splice(transport, holder)
-            transport.resume_reading()
+            holder.write(self.early)
             locals_.append(transport)
 
     locals_: list[asyncio.Transport] = []

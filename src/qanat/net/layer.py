@@ -16,8 +16,11 @@ LOW_WATER = 128 * 1024
 
 
 def as_transport(transport: asyncio.BaseTransport) -> asyncio.Transport:
-    """What `connection_made` is handed, as the type it has: uvloop's transports do all that asyncio's do without
-    inheriting from them."""
+    """What `connection_made` is handed, as the type it has.
+
+    uvloop's transports do all that asyncio's do without inheriting from them. One thing they do otherwise: a
+    `pause_reading` inside `connection_made` is forgotten when reading starts right after it, so pause by `call_soon`.
+    """
     return cast(asyncio.Transport, transport)
 
 

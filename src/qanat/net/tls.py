@@ -19,6 +19,8 @@ from qanat.net.layer import Layer, as_transport
 
 RECORD_SIZE = 16384
 HANDSHAKE_TIMEOUT = 10.0
+MAX_HELLO = 64 * 1024
+"""Bytes a peer may send while its handshake waits for its turn."""
 
 _ALERTS = {
     "TLSV1_ALERT_UNKNOWN_CA": "unknown certificate authority",
@@ -165,6 +167,8 @@ class TLSLayer(Layer):
         if self._handshaking:
             if not self._gate_waiting:
                 self._step_handshake()
+            elif self._incoming.pending > MAX_HELLO:
+                self._fail(TLSFailed("too much sent before the handshake"))
         else:
             self._pump()
 
