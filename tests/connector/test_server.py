@@ -7,25 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qanat.config import validate
-from qanat.connector.config import ConnectorConfig
 from qanat.connector.server import serve
-from tests.support.loopback_edge import TIMEOUT, LoopbackEdge, loopback_edge, tunnel_token
+from tests.connector.conftest import RUNGS, config_for
+from tests.support.loopback_edge import TIMEOUT, loopback_edge
 from tests.support.tunnel import Client, Upstreams, http_request, websocket_request
-
-RUNGS = ["http2", "quic", "wss"]
-
-
-def config_for(edge: LoopbackEdge, **changes: object) -> ConnectorConfig:
-    """What a connector of `edge` is told."""
-    settings: dict[str, object] = {
-        "token": tunnel_token(),
-        "edge": [edge.address],
-        "edge_wss": [edge.wss_url],
-        "cacert": edge.cacert,
-        "ha_connections": 1,
-    }
-    return validate(ConnectorConfig, settings | changes)
 
 
 @pytest.mark.parametrize("rung", RUNGS)

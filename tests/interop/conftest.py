@@ -43,7 +43,10 @@ class Wire:
         return client
 
 
-async def _start(stack: AsyncExitStack, kind: str, protocol: str, edge: LoopbackEdge, url: str, count: int) -> None:
+async def start_connector(
+    stack: AsyncExitStack, kind: str, protocol: str, edge: LoopbackEdge, url: str, count: int
+) -> None:
+    """A connector of that kind at work, with `count` connections to `edge`."""
     if kind == "cloudflared":
         await stack.enter_async_context(cloudflared(edge, protocol, url, connections=count))
         return
@@ -66,7 +69,7 @@ async def _wire(kind: str, protocol: str, directory: Path, count: int) -> AsyncI
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(upstream_server())
         edge = await stack.enter_async_context(loopback_edge(directory))
-        await _start(stack, kind, protocol, edge, upstream.url, count)
+        await start_connector(stack, kind, protocol, edge, upstream.url, count)
         yield Wire(edge, upstream, await edge.guests.wait(count))
 
 
