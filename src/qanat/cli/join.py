@@ -5,6 +5,7 @@ The file is the proxy's own, with one more section, `connector`. Everything can 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -65,9 +66,13 @@ def join(
     proxy = {"tunnel_domain": tunnel_domain, "log_level": loglevel}
     try:
         folder = data or (token_file.parent if token_file else None)
-        settings = _settings(config, _given(connector), _given(proxy), _routes(route), allow_ip, folder)
+
+        def load() -> tuple[ProxyConfig, ConnectorConfig]:
+            return _settings(config, _given(connector), _given(proxy), _routes(route), allow_ip, folder)
+
+        settings = load()
         setup_logging(settings[0].log_level, log_format)
-        _run(*settings, config)
+        _run(*settings, config, lambda: load()[0])
     except ConfigInvalid as error:
         _fail("\n".join(error.problems), 2)
     except QanatError as error:
@@ -143,13 +148,15 @@ def _fill_from(folder: Path, settings: dict[str, Any], section: dict[str, Any]) 
         section["token_file"] = token
 
 
-def _run(proxy: ProxyConfig, connector: ConnectorConfig, file: Path | None) -> None:
+def _run(proxy: ProxyConfig, connector: ConnectorConfig, file: Path | None, load: Callable[[], ProxyConfig]) -> None:
     import uvloop
 
-    uvloop.run(_serve(proxy, connector, file))
+    uvloop.run(_serve(proxy, connector, file, load))
 
 
-async def _serve(proxy: ProxyConfig, connector: ConnectorConfig, file: Path | None) -> None:
+async def _serve(
+    proxy: ProxyConfig, connector: ConnectorConfig, file: Path | None, load: Callable[[], ProxyConfig]
+) -> None:
     import asyncio
     import signal
 
@@ -160,7 +167,8 @@ async def _serve(proxy: ProxyConfig, connector: ConnectorConfig, file: Path | No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serve(proxy, listen=False) as running:
+    async with serve(proxy, listen=False, config_path=file, load=load) as running:
+        loop.add_signal_handler(signal.SIGHUP, running.reload_now.set)
         joined = Connector(connector, running.proxy)
         await joined.start()
         waits = [loop.create_task(stop.wait()), loop.create_task(joined.wait_stopped())]

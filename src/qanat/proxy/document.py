@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from qanat.config import MAX_FILE_SIZE
 from qanat.errors import ConfigInvalid
 
-Path_ = tuple[str | int, ...]
+Where = tuple[str | int, ...]
 _STANDARD_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")}
 _MAX_NODES = 100_000
 """Enough for any real file; stops aliases of aliases from growing without end."""
@@ -26,6 +26,7 @@ _GO_TYPES = {
     "string_type": "string",
     "bool_type": "bool",
     "int_type": "int",
+    "int_parsing": "int",
     "float_type": "float64",
     "list_type": "[]string",
     "tuple_type": "[]string",
@@ -39,7 +40,7 @@ class Document:
 
     def __init__(self, text: bytes, name: str) -> None:
         """Raises `ConfigInvalid`: not UTF-8, several documents, tags of its own, repeated keys."""
-        self._nodes: dict[Path_, yaml.Node] = {}
+        self._nodes: dict[Where, yaml.Node] = {}
         self._name = name
         self._count = 0
         try:
@@ -53,17 +54,17 @@ class Document:
         except (yaml.YAMLError, RecursionError) as error:
             raise ConfigInvalid([f"{name}: {str(error).splitlines()[0]}"]) from error
 
-    def line(self, where: Path_) -> int:
+    def line(self, where: Where) -> int:
         """The line on which the value at `where`, or the nearest one around it, stands."""
         while where not in self._nodes:
             where = where[:-1]
         return int(self._nodes[where].start_mark.line) + 1
 
-    def tag(self, where: Path_) -> str:
+    def tag(self, where: Where) -> str:
         """The short tag of the value at `where`: `!!seq`."""
         return "!!" + str(self._nodes[where].tag).rpartition(":")[2]
 
-    def scalar(self, where: Path_) -> str:
+    def scalar(self, where: Where) -> str:
         """The value at `where` as Go quotes it in its message, or nothing for a collection."""
         node = self._nodes[where]
         if not isinstance(node, yaml.ScalarNode):
@@ -74,7 +75,7 @@ class Document:
     def __contains__(self, where: object) -> bool:
         return where in self._nodes
 
-    def _value(self, node: yaml.Node, where: Path_) -> Any:
+    def _value(self, node: yaml.Node, where: Where) -> Any:
         self._count += 1
         if self._count > _MAX_NODES or len(where) > 32:
             raise yaml.YAMLError("document too deep or too large")
@@ -89,7 +90,7 @@ class Document:
             return [self._value(item, (*where, index)) for index, item in enumerate(node.value)]
         return yaml.SafeLoader("").construct_object(node)
 
-    def _mapping(self, node: yaml.MappingNode, where: Path_) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -133,7 +134,7 @@ def _is_branch(part: str | int) -> bool:
     return isinstance(part, str) and (part.startswith(("function-", "union:")) or part.endswith("]"))
 
 
-def _describe(document: Document, model: type[BaseModel], where: Path_, problem: Any) -> str:
+def _describe(document: Document, model: type[BaseModel], where: Where, problem: Any) -> str:
     name = ".".join(str(part) for part in where)
     if problem["type"] == "missing":
         return f"{name} is required"
@@ -142,6 +143,8 @@ def _describe(document: Document, model: type[BaseModel], where: Path_, problem:
         hint = f' (did you mean "{close[0]}"?)' if close else ""
         return f'line {document.line(where)}: unknown field "{name}"{hint}'
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if message.startswith("["):
+        return name + message  # an index continues the name
     return f"{name}: {message}" if name and not message.startswith(name) else message
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger
 from qanat.proxy.certificate import Certificate, days_left, digest_files, load_certificate
-from qanat.proxy.config import ProxyConfig, load_config
+from qanat.proxy.config import ProxyConfig
 from qanat.proxy.proxy import Proxy
 
 log = get_logger("qanat.proxy")
@@ -73,8 +74,8 @@ async def watch_certificate(proxy: Proxy, interval: float) -> None:
 class ConfigWatch:
     """Takes up a changed configuration file."""
 
-    def __init__(self, proxy: Proxy, path: Path, tunnel_domain: str = "") -> None:
-        self._proxy, self._path, self._tunnel_domain = proxy, path, tunnel_domain
+    def __init__(self, proxy: Proxy, path: Path, load: Callable[[], ProxyConfig]) -> None:
+        self._proxy, self._path, self._load = proxy, path, load
         self._seen = _digest(path)
 
     def look(self, force: bool = False) -> bool:
@@ -84,7 +85,7 @@ class ConfigWatch:
             return False
         self._seen = digest
         try:
-            config = load_config(self._path, self._tunnel_domain)
+            config = self._load()
             self._proxy.use_config(_keep_fixed(self._proxy.config, config))
         except ConfigInvalid as error:
             self._proxy.metrics.reload_success.set(0)
@@ -112,9 +113,9 @@ def _digest(path: Path) -> bytes:
         return b""
 
 
-async def watch_config(proxy: Proxy, path: Path, tunnel_domain: str, reload_now: asyncio.Event) -> None:
+async def watch_config(proxy: Proxy, path: Path, load: Callable[[], ProxyConfig], reload_now: asyncio.Event) -> None:
     """Look at the file every so often if the configuration says so, and whenever `reload_now` is set; for ever."""
-    watch = ConfigWatch(proxy, path, tunnel_domain)
+    watch = ConfigWatch(proxy, path, load)
     while True:
         settings = proxy.config.reload
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from qanat.proxy.routes import Authority
 from qanat.proxy.upstream_url import UpstreamURL
 
-_ORIGIN = re.compile(rb"(https?)://([^/?#\s\"@]+)", re.IGNORECASE)
+_ORIGIN = re.compile(rb"(https?)://([^/?#\s\"@]+)(?=[/?#]|\Z)", re.IGNORECASE)
 _REFRESH = re.compile(rb"(\s*[0-9.]+\s*[;,]\s*(?:url\s*=\s*)?[\"']?)(.*)", re.IGNORECASE | re.DOTALL)
 _METADATA = re.compile(rb"(resource_metadata\s*=\s*\"?)([^\",\s]+)", re.IGNORECASE)
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}

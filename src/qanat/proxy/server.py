@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qanat.log import get_logger
 from qanat.proxy.admin import start_admin
 from qanat.proxy.certificate import Certificate, load_certificate
-from qanat.proxy.config import ProxyConfig, warnings
+from qanat.proxy.config import ProxyConfig, load_config, warnings
 from qanat.proxy.dial import Lookup
 from qanat.proxy.listener import OuterConnection
 from qanat.proxy.proxy import Proxy
@@ -41,6 +42,7 @@ async def serve(
     *,
     config_path: Path | None = None,
     tunnel_domain: str = "",
+    load: Callable[[], ProxyConfig] | None = None,
     listen: bool = True,
     lookup: Lookup | None = None,
     build_filter: BuildFilter | None = None,
@@ -49,7 +51,7 @@ async def serve(
     """Serve until the context ends, then drain for up to `shutdown_timeout`.
 
     `listen=False` leaves the listener out: streams then come by `Proxy.handle_stream`. With `config_path` the file is
-    watched if the configuration says so. Raises `ConfigInvalid` and `OSError`.
+    watched if the configuration says so, and read by `load` if given. Raises `ConfigInvalid` and `OSError`.
     """
     certificate = load_certificate(config.tls.cert_file, config.tls.key_file)
     proxy = Proxy(config, certificate, lookup=lookup, build_filter=build_filter)
@@ -65,21 +67,36 @@ async def serve(
         running = RunningProxy(proxy, _bound(server), _bound(admin), reload_now)
         if running.address:
             log.info("listening", address=f"{running.address[0]}:{running.address[1]}")
-        async with asyncio.TaskGroup() as tasks:
-            watchers = [tasks.create_task(watch_certificate(proxy, certificate_interval))]
-            if config_path is not None:
-                watchers.append(tasks.create_task(watch_config(proxy, config_path, tunnel_domain, reload_now)))
-            try:
-                yield running
-            finally:
-                for watcher in watchers:
-                    watcher.cancel()
-                await _shut_down(proxy, server)
+        watchers = [_watch(watch_certificate(proxy, certificate_interval))]
+        if config_path is not None:
+            reload = load or (lambda: load_config(config_path, tunnel_domain))
+            watchers.append(_watch(watch_config(proxy, config_path, reload, reload_now)))
+        try:
+            yield running
+        finally:
+            await _stop(watchers)
+            await _shut_down(proxy, server)
     finally:
         for open_server in (server, admin):
             if open_server is not None:
                 open_server.close()
         await proxy.close()
+
+
+def _watch(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    async def watch() -> None:
+        try:
+            await work
+        except Exception:
+            log.exception("internal error")
+
+    return asyncio.get_running_loop().create_task(watch())
+
+
+async def _stop(watchers: list[asyncio.Task[None]]) -> None:
+    for watcher in watchers:
+        watcher.cancel()
+    await asyncio.gather(*watchers, return_exceptions=True)
 
 
 async def _shut_down(proxy: Proxy, server: asyncio.AbstractServer | None) -> None:
