@@ -83,6 +83,10 @@ class Connector:
                 self._run.result()
                 raise RuntimeError("the connector has stopped")
 
+    async def wait_changed(self) -> None:
+        """Return once a connection has come or gone."""
+        await self._shared.wait_changed()
+
     async def wait_stopped(self) -> None:
         """Return once the connector has ended, whoever asked for it."""
         if self._run is not None:

@@ -382,7 +382,10 @@ class Link(asyncio.Protocol, ABC):
         stream.abort()
 
     def _schedule_pulse(self) -> None:
-        self._pulse_due = self.loop.time() + self._keep_alive.interval / 2
+        now, deadline = self.loop.time(), self._heard + self._keep_alive.timeout + 0.01
+        self._pulse_due = now + self._keep_alive.interval / 2
+        if now < deadline < self._pulse_due:
+            self._pulse_due = deadline  # silence is noticed when it is long enough, not at the beat after
         self._pulse = self.loop.call_at(self._pulse_due, self._beat)
 
     def _beat(self) -> None:
