@@ -163,12 +163,3 @@ def _results_first(assistant: Message, blocks: list[Block]) -> list[Block]:
     results = [block for block in blocks if block["type"] == "tool_result"]
     others = [block for block in blocks if block["type"] != "tool_result"]
     return sorted(results, key=lambda block: order.get(block.get("tool_use_id"), len(order))) + others
-
-
-def continues_turn(messages: Sequence[Message]) -> bool:
-    """Whether the last message is an assistant turn to go on with (after `pause_turn`), rather than a prefill."""
-    if not messages or messages[-1]["role"] != "assistant":
-        return False
-    blocks = as_blocks(messages[-1]["content"])
-    kind = blocks[-1]["type"] if blocks else ""
-    return kind in ("mcp_tool_use", "mcp_tool_result", "server_tool_use") or kind.endswith("_tool_result")

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 import mcp_types
-from mcp import Client, MCPError
+from mcp import Client, ClientSession, MCPError
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import ConfigDict, SecretStr, ValidationError
@@ -56,7 +56,6 @@ class Observed(httpx2.AsyncBaseTransport):
     max_bytes: int
     statuses: list[int] = field(default_factory=list)
     failure: BaseException | None = None
-    bytes_received: int = 0
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
@@ -86,12 +85,15 @@ class Bounded(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
-        async for data in self._inner:
-            size += len(data)
-            self._observed.bytes_received += len(data)
-            if size > self._observed.max_bytes:
-                raise httpx2.ReadError("the answer is too large")
-            yield data
+        try:
+            async for data in self._inner:
+                size += len(data)
+                if size > self._observed.max_bytes:
+                    raise httpx2.ReadError("the answer is too large")
+                yield data
+        except httpx2.HTTPError as error:
+            self._observed.failure = error
+            raise
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -146,7 +148,11 @@ class Link:
     async def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Run a tool. Whatever goes wrong becomes an error result."""
         try:
-            raw = await self._call(tool, arguments)
+            # Leaving early tells the server: the SDK sends a cancellation.
+            async with asyncio.timeout(self._limits.tool_call.total_seconds()):
+                raw = await self._call(tool, arguments)
+        except TimeoutError:
+            return failed("The tool call timed out.")
         except MCPError as error:
             return failed(self._explain(error))
         except (ValidationError, ValueError):
@@ -160,9 +166,8 @@ class Link:
     def _explain(self, error: MCPError) -> str:
         if self.observed is not None and self.observed.refused_credentials:
             return "The MCP server refused the authorization token."
-        if error.code in (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT):
-            timed_out = error.code == mcp_types.REQUEST_TIMEOUT
-            return "The tool call timed out." if timed_out else "The connection to the MCP server was lost."
+        if self.observed is not None and self.observed.failure is not None:
+            return "The connection to the MCP server was lost."
         return f"The MCP server answered with an error: {str(error)[:500]}"
 
     async def _call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -178,14 +183,17 @@ class Link:
         return await self._send(request)
 
     async def _send(self, request: mcp_types.CallToolRequest) -> dict[str, Any]:
-        assert self._client is not None
-        timeout = self._limits.tool_call.total_seconds()
-        result = await self._client.session.send_request(request, RawResult, request_read_timeout_seconds=timeout)
+        result = await self._session.send_request(request, RawResult)
         return dict(result.model_extra or {})
 
+    @property
+    def _session(self) -> ClientSession:
+        if self._client is None:
+            raise RuntimeError("the session has ended")
+        return self._client.session
+
     async def _list_page(self, cursor: str | None) -> mcp_types.ListToolsResult:
-        assert self._client is not None
-        return await self._client.session.list_tools(params=mcp_types.PaginatedRequestParams(cursor=cursor))
+        return await self._session.list_tools(params=mcp_types.PaginatedRequestParams(cursor=cursor))
 
     async def _guard(self, work: Coroutine[Any, Any, mcp_types.ListToolsResult]) -> mcp_types.ListToolsResult:
         try:
