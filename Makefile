@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 ENVIRONMENTS := $(patsubst tests/environments/%.txt,.venv-%/.installed,$(wildcard tests/environments/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast check format bench fuzz prepare clean
+.PHONY: help demo test fast check format bench fuzz lock sbom prepare clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,18 @@ bench: $(DEV) ## measure: ratios in one run on one machine, CPU seconds beside w
 
 fuzz: $(DEV) ## feed the codecs garbage for a while (SECONDS=60)
 	@$(RUN)python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS))
+
+LOCK := $(RUN)uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+lock: $(DEV) ## pin every dependency of the images anew, with hashes
+	@$(LOCK) pyproject.toml -o deploy/locks/customer.txt
+	@$(LOCK) pyproject.toml --extra server -c deploy/locks/customer.txt -o deploy/locks/operator.txt
+	@echo hatchling | $(LOCK) - -o deploy/locks/build.txt
+
+sbom: $(DEV) ## write a bill of materials of each image into dist/
+	@mkdir -p dist
+	@for image in customer operator; do \
+	  $(RUN)cyclonedx-py requirements deploy/locks/$$image.txt --output-reproducible -o dist/sbom-$$image.json; \
+	done
 
 prepare: $(DEV) $(ENVIRONMENTS) ## install what the tests want beside Python packages: Debian and npm packages, older SDKs
 	@tests/prepare.sh
