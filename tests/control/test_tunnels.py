@@ -29,7 +29,7 @@ class Wire:
         self.requests: list[httpx2.Request] = []
         self.responses: list[httpx2.Response] = []
         hooks: dict[str, list[Any]] = {"request": [self.requests.append], "response": [self.responses.append]}
-        self._http = httpx2.Client(event_hooks=hooks, timeout=30)
+        self._http = httpx2.Client(event_hooks=hooks, timeout=30, verify=False)
         credential = options or {"auth_token": token or tenant.mint()}
         self.client = anthropic.Anthropic(base_url=tenant.url, http_client=self._http, **credential)
         self.tunnels = self.client.beta.tunnels
@@ -268,7 +268,8 @@ def test_an_archived_tunnel_refuses_every_change(wire: Wire, ca_pem: str) -> Non
 def test_the_beta_value_is_required_however_it_is_listed(tenant: Tenant, betas: list[str], status: int) -> None:
     headers = [("authorization", f"Bearer {tenant.mint()}"), ("anthropic-version", "2023-06-01")]
     listed = [("anthropic-beta", beta) for beta in betas]
-    response = httpx2.get(f"{tenant.url}/v1/tunnels", headers=headers + listed)
+    with tenant.bare() as http:
+        response = http.get("/v1/tunnels", headers=headers + listed)
     assert response.status_code == status
     if status == 400:
         assert BETA in response.json()["error"]["message"]
@@ -298,7 +299,8 @@ def test_without_a_good_credential_nobody_is_named(tenant: Tenant) -> None:
     wire = Wire(tenant, "sk-ant-oat01-nobody")
     with pytest.raises(anthropic.AuthenticationError):
         wire.tunnels.list()
-    bare = httpx2.get(f"{tenant.url}/v1/tunnels")
+    with tenant.bare() as http:
+        bare = http.get("/v1/tunnels")
     for response in (wire.responses[-1], bare):
         assert response.status_code == 401
         assert response.headers["request-id"].startswith("req_")
@@ -440,6 +442,7 @@ def test_a_failure_before_the_commit_is_retried_into_one_tunnel(start_control: C
     wire.close()
 
 
+@pytest.mark.slow
 @requirement("tunnels-api:37")
 def test_a_label_never_comes_back_even_after_a_purge(start_control: Callable[..., ControlThread]) -> None:
     numbers = iter(range(10**6))
@@ -457,11 +460,11 @@ def test_a_label_never_comes_back_even_after_a_purge(start_control: Callable[...
             await session.execute(delete(CertificateRow))
             await session.execute(delete(TunnelRow))
 
-    domains = control.run(create(20))
+    domains = control.run(create(200))
     control.run(purge())
     numbers = iter(range(10**6))
-    domains += control.run(create(80))
-    assert len(set(domains)) == 100
+    domains += control.run(create(800))
+    assert len(set(domains)) == 1000
 
 
 def test_rates_are_limited_per_credential(start_control: Callable[..., ControlThread]) -> None:
@@ -501,6 +504,6 @@ def test_the_trail_is_written_with_the_change_or_not_at_all(start_control: Calla
         async with context.database.write() as session:
             session.add(AuditRow(time=context.now(), organization_id=tenant.organization_id))
 
-    with pytest.raises(Exception, match="NOT NULL|null value"):
+    with pytest.raises(Exception, match=r"NOT NULL|null value"):
         control.run(fail_late())
     assert tenant.count_tunnels() == 0

@@ -17,7 +17,7 @@ Description = Annotated[str, Field(max_length=4096)]
 ID = Annotated[str, Field(max_length=128)]
 
 
-def administrator_of(request: Request, who: Who) -> Actor:
+async def administrator_of(request: Request, who: Who) -> Actor:
     """Who may administer the organization: a bearer with `org:admin`. Any workspace binding is ignored."""
     require_version(request)
     require_scope(who, ORG_ADMIN)

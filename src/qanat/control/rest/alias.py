@@ -32,7 +32,7 @@ from qanat.ids import is_well_formed
 BETA = "mcp-tunnels-2026-05-19"
 
 
-def deprecated(response: Response) -> None:
+async def deprecated(response: Response) -> None:
     response.headers["deprecation"] = "true"
     response.headers["link"] = '</v1/tunnels>; rel="successor-version"'
 
@@ -45,7 +45,7 @@ router = APIRouter(
 )
 
 
-def actor_of(request: Request, who: Who) -> Actor:
+async def actor_of(request: Request, who: Who) -> Actor:
     """Who may manage the tunnels of the whole organization."""
     require_version(request)
     require_beta(request, BETA)

@@ -45,11 +45,11 @@ class ServiceKeys:
         return matches[0]
 
 
-def any_node(request: Request) -> ServiceKey:
+async def any_node(request: Request) -> ServiceKey:
     return _keys(request).check(request, "edge", "gateway")
 
 
-def gateway_only(request: Request) -> ServiceKey:
+async def gateway_only(request: Request) -> ServiceKey:
     return _keys(request).check(request, "gateway")
 
 

@@ -17,7 +17,7 @@ from qanat.control.rest.tunnels import no_store
 router = APIRouter(prefix="/admin/v1", tags=["Operator"])
 
 
-def operator_of(request: Request, who: Who) -> Actor:
+async def operator_of(request: Request, who: Who) -> Actor:
     """An operator, or nobody."""
     if not who.operator:
         raise PermissionDenied("only an operator may do this")

@@ -110,7 +110,7 @@ def _to_limit(value: object) -> object:
 Limit = Annotated[int, BeforeValidator(_to_limit)]
 
 
-def page_request(
+async def page_request(
     limit: Annotated[Limit, Query(ge=1, le=1000)] = DEFAULT_LIMIT,
     page: Annotated[str | None, Query(max_length=1024)] = None,
     include_archived: Annotated[Flag, Query()] = False,
@@ -119,7 +119,7 @@ def page_request(
     return PageRequest(limit, page, include_archived)
 
 
-def admin_page_request(
+async def admin_page_request(
     limit: Annotated[Limit, Query(ge=1, le=100)] = DEFAULT_LIMIT,
     page: Annotated[str | None, Query(max_length=1024)] = None,
     include_archived: Annotated[Flag, Query()] = False,
@@ -132,7 +132,7 @@ PageQuery = Annotated[PageRequest, Depends(page_request)]
 AdminPageQuery = Annotated[PageRequest, Depends(admin_page_request)]
 
 
-def operations_of(request: Request) -> Operations:
+async def operations_of(request: Request) -> Operations:
     operations = request.app.state.operations
     assert isinstance(operations, Operations)
     return operations

@@ -55,7 +55,7 @@ async def actor_of(request: Request, who: Who, operations: Ops) -> Actor:
     return actor
 
 
-def no_store(response: Response) -> None:
+async def no_store(response: Response) -> None:
     response.headers["cache-control"] = "no-store"
 
 
