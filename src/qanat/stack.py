@@ -242,9 +242,12 @@ class Stack:
             raise PartFailed("control", str(error)) from error
 
     def _make_operator_pki(self) -> None:
-        operator_pki.make(self.pki, BASE_DOMAIN)
         ca = (self.pki / "client-ca.pem", self.pki / "client-ca-key.pem")
-        operator_pki.make_client(ca, GATEWAY_NAME, self.pki / "gateway", timedelta(days=90))
+        try:
+            operator_pki.make(self.pki, BASE_DOMAIN)
+            operator_pki.make_client(ca, GATEWAY_NAME, self.pki / "gateway", timedelta(days=90))
+        except (QanatError, OSError) as error:
+            raise PartFailed("operator certificates", str(error)) from error
 
     def _control_config(self) -> ControlConfig:
         keys = tuple(

@@ -37,11 +37,16 @@ class Witness:
 
     def __enter__(self) -> Witness:
         self.stack.edge.sessions.on_opened = self.edge.attach
-        logging.getLogger("qanat.proxy").addHandler(self.proxy)
+        logger = logging.getLogger("qanat.proxy")
+        self._level = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self.proxy)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("qanat.proxy").removeHandler(self.proxy)
+        logger = logging.getLogger("qanat.proxy")
+        logger.removeHandler(self.proxy)
+        logger.setLevel(self._level)
         if "edge" in self.stack.running:
             self.stack.edge.sessions.on_opened = lambda _: None
 

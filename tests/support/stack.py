@@ -1,0 +1,61 @@
+"""A whole stack beside the test, in a thread with a loop of its own: tests may then run programs that block."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qanat.stack import Stack, join
+
+T = TypeVar("T")
+TIMEOUT = 60.0
+
+
+class RunningStack:
+    """The stack, and a way to run something in its loop."""
+
+    def __init__(self, directory: Path) -> None:
+        self.stack = Stack(directory)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="stack")
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns, run in the stack's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the examples read."""
+        stack = self.stack
+        return {
+            "ANTHROPIC_BASE_URL": stack.gateway.url,
+            "ANTHROPIC_API_KEY": stack.api_key.get_secret_value(),
+            "TUNNEL_DOMAIN": stack.tunnel_domain,
+            "QANAT_EDGE": join(stack.edge.client_address),
+            "QANAT_FILES": str(stack.directory),
+        }
+
+    def close(self) -> None:
+        """Stop everything and join the thread."""
+        try:
+            self.run(self.stack.close())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+@contextmanager
+def running_stack(directory: Path) -> Iterator[RunningStack]:
+    """A stack that is up."""
+    running = RunningStack(directory)
+    try:
+        running.run(running.stack.start())
+        yield running
+    finally:
+        running.close()
