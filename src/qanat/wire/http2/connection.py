@@ -92,7 +92,7 @@ class HTTP2Connection(Endpoint):
             rest = self._receive_frames(data, self._receive_preface(data) if self._preface_left else 0)
         except HTTP2Error as error:
             self._failed = True
-            self._outgoing.append(goaway(self._highest_peer_id, error.error_code, error.reason.encode()))
+            self._frames.append(goaway(self._highest_peer_id, error.error_code, error.reason.encode()))
             raise
         if rest:
             self._chunks.append(rest)
@@ -282,13 +282,13 @@ class HTTP2Connection(Endpoint):
     def _receive_request(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         if self._going_away or len(self._streams) >= self.settings.max_concurrent_streams:
             self._flood.count(Nuisance.REFUSED_STREAMS)
-            self._outgoing.append(rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
+            self._frames.append(rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
             return
         try:
             expected = check_request(headers, self.settings.enable_connect_protocol)
         except Malformed:
             self._flood.count(Nuisance.MALFORMED)
-            self._outgoing.append(rst_stream(stream_id, ErrorCode.PROTOCOL_ERROR))
+            self._frames.append(rst_stream(stream_id, ErrorCode.PROTOCOL_ERROR))
             return
         stream = self._streams[stream_id] = self._sender.new_stream(stream_id, self.settings.initial_window)
         stream.has_head, stream.expected = True, expected
@@ -358,13 +358,11 @@ class HTTP2Connection(Endpoint):
         self._got_settings = True
         for key, value in struct.iter_unpack(">HI", payload):
             self._apply_setting(key, value)
-        self._outgoing.append(frame(FrameType.SETTINGS, ACK, 0))
+        self._frames.append(frame(FrameType.SETTINGS, ACK, 0))
         self._events.append(SettingsReceived())
 
     def _apply_setting(self, key: int, value: int) -> None:
         match key:
-            case SettingID.HEADER_TABLE_SIZE:
-                self._encoder.header_table_size = min(value, self.settings.header_table_size)
             case SettingID.ENABLE_PUSH:
                 if value > (0 if self.client else 1):
                     raise HTTP2Error("invalid ENABLE_PUSH")
@@ -394,7 +392,7 @@ class HTTP2Connection(Endpoint):
             self._events.append(PingAcknowledged(payload))
             return
         self._flood.count(Nuisance.PINGS)
-        self._outgoing.append(frame(FrameType.PING, ACK, 0, payload))
+        self._frames.append(frame(FrameType.PING, ACK, 0, payload))
 
     def _receive_goaway(self, stream_id: int, payload: bytes) -> None:
         if stream_id:

@@ -21,14 +21,9 @@ from qanat.wire.http2.frames import (
     rst_stream,
     window_update,
 )
+from qanat.wire.http2.header_encoding import HeaderEncoder
 from qanat.wire.http2.sending import Sender, Stream
 
-_NEVER_INDEXED = frozenset(
-    {
-        *("authorization", "proxy-authorization", "cookie", "set-cookie"),  # secrets: RFC 7541 7.1
-        *("sec-websocket-key", "sec-websocket-accept", "content-length", "cf-cloudflared-response-headers"),  # unique
-    }
-)
 _STREAM_STEP, _CONNECTION_STEP = 32 * 1024, 512 * 1024
 """Acknowledged bytes that go into one WINDOW_UPDATE, at most: below the cap that a careful peer puts on a stream."""
 
@@ -45,9 +40,9 @@ class Endpoint(Codec[Event]):
         self.settings = settings or Settings()
         self._streams: dict[int, Stream] = {}
         self._sender = Sender(self._streams, capped)
-        self._outgoing = self._sender.outgoing
+        self._frames = self._sender.outgoing
         self._events = self._sender.events
-        self._encoder, self._decoder = hpack.Encoder(), hpack.Decoder(self.settings.max_header_list_size)
+        self._encoder, self._decoder = HeaderEncoder(), hpack.Decoder(self.settings.max_header_list_size)
         self._decoder.max_allowed_table_size = self.settings.header_table_size
         self._flood = FloodGuard()
         self._going_away = False
@@ -57,9 +52,9 @@ class Endpoint(Codec[Event]):
         self._next_stream_id, self._highest_peer_id = 1, 0
         self.peer_max_streams = MAX_STREAM_ID
         self.peer_allows_connect_protocol = False
-        self._outgoing.append(PREFACE * client + self.settings.encode(client))
+        self._frames.append(PREFACE * client + self.settings.encode(client))
         if self.settings.connection_window > DEFAULT_WINDOW:
-            self._outgoing.append(window_update(0, self.settings.connection_window - DEFAULT_WINDOW))
+            self._frames.append(window_update(0, self.settings.connection_window - DEFAULT_WINDOW))
 
     def open_stream(self, headers: Headers, end_stream: bool = False) -> int:
         """Send a request's head (client only); returns the stream's id."""
@@ -77,8 +72,8 @@ class Endpoint(Codec[Event]):
         if stream is None or not stream.local_open:
             return
         stream.answered = True
-        block = self._encode(headers)
-        self._outgoing.append(header_frames(stream_id, block, end_stream, self._sender.max_frame_size))
+        block = self._encoder.encode(headers)
+        self._frames.append(header_frames(stream_id, block, end_stream, self._sender.max_frame_size))
         if end_stream:
             self._finish_sending(stream)
 
@@ -96,26 +91,28 @@ class Endpoint(Codec[Event]):
         stream.end_queued, stream.trailers = True, trailers
         if not stream.queue:
             if not trailers:
-                self._outgoing.append(frame(FrameType.DATA, END_STREAM, stream_id))
+                self._frames.append(frame(FrameType.DATA, END_STREAM, stream_id))
             self._finish_sending(stream)
 
     def reset_stream(self, stream_id: int, error_code: int = ErrorCode.CANCEL) -> None:
         """Reset a stream; no event of it follows. Ignored on a stream that is gone."""
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self._outgoing.append(rst_stream(stream_id, error_code))
+            self._frames.append(rst_stream(stream_id, error_code))
             self._remove(stream)
 
     def acknowledge(self, stream_id: int, size: int) -> None:
         """`size` received bytes have been taken: let the peer send as many more."""
-        self._acknowledge_connection(size)
+        self._credit += size
+        if self._credit >= self._connection_step:
+            self._announce_credit()
         stream = self._streams.get(stream_id)
         if stream is None or not stream.remote_open:
             return
         stream.credit += size
         if stream.credit >= self._stream_step:
             stream.receive_window += stream.credit
-            self._outgoing.append(window_update(stream_id, stream.credit))
+            self._frames.append(window_update(stream_id, stream.credit))
             stream.credit = 0
 
     def queued(self, stream_id: int) -> int:
@@ -129,13 +126,13 @@ class Endpoint(Codec[Event]):
 
     def ping(self, payload: bytes) -> None:
         """Send PING; `PingAcknowledged` brings the 8 bytes of `payload` back."""
-        self._outgoing.append(frame(FrameType.PING, 0, 0, payload))
+        self._frames.append(frame(FrameType.PING, 0, 0, payload))
 
     def go_away(self, error_code: int = ErrorCode.NO_ERROR, debug: bytes = b"") -> None:
         """Refuse new streams; those open go on."""
         if not self._going_away:
             self._going_away = True
-            self._outgoing.append(goaway(self._highest_peer_id, error_code, debug))
+            self._frames.append(goaway(self._highest_peer_id, error_code, debug))
 
     def forgive(self) -> None:
         """Forget the peer's nuisances so far: limits on floods hold from one call to the next."""
@@ -146,10 +143,10 @@ class Endpoint(Codec[Event]):
         if self._sender.has_ready:
             self._sender.flush()
             self._end_drained()
-        if not self._outgoing:
+        if not self._frames:
             return b""
-        data = b"".join(self._outgoing)
-        self._outgoing.clear()
+        data = b"".join(self._frames)
+        self._frames.clear()
         return data
 
     def events_received(self) -> list[Event]:
@@ -178,18 +175,15 @@ class Endpoint(Codec[Event]):
 
     # For the receiving half.
 
-    def _encode(self, headers: Headers) -> bytes:
-        block: bytes = self._encoder.encode(
-            [(name.encode("latin-1"), value.encode("latin-1"), name in _NEVER_INDEXED) for name, value in headers]
-        )
-        return block
-
     def _acknowledge_connection(self, size: int) -> None:
         self._credit += size
         if self._credit >= self._connection_step:
-            self._receive_window += self._credit
-            self._outgoing.append(window_update(0, self._credit))
-            self._credit = 0
+            self._announce_credit()
+
+    def _announce_credit(self) -> None:
+        self._receive_window += self._credit
+        self._frames.append(window_update(0, self._credit))
+        self._credit = 0
 
     def _end_drained(self) -> None:
         """End the streams whose queue has run out; END_STREAM went with their last payload unless trailers follow."""
@@ -199,8 +193,8 @@ class Endpoint(Codec[Event]):
 
     def _finish_sending(self, stream: Stream) -> None:
         if stream.trailers:
-            block = self._encode(stream.trailers)
-            self._outgoing.append(header_frames(stream.id, block, True, self._sender.max_frame_size))
+            block = self._encoder.encode(stream.trailers)
+            self._frames.append(header_frames(stream.id, block, True, self._sender.max_frame_size))
         stream.local_open = False
         if not stream.remote_open:
             self._remove(stream)

@@ -65,7 +65,7 @@ class Sender:
 
     def __init__(self, streams: dict[int, Stream], capped: bool) -> None:
         self._streams = streams
-        self.outgoing: list[bytes] = []
+        self.outgoing: list[bytes | memoryview] = []
         self.events: list[Event] = []
         self.window = DEFAULT_WINDOW
         self.initial_window = DEFAULT_WINDOW
@@ -99,8 +99,7 @@ class Sender:
             stream.send_window -= size
             stream.allowance -= size
             self.window -= size
-            self.outgoing.append(FRAME_HEADER.pack(size << 8, 0, stream.id))
-            self.outgoing.append(data)
+            self.outgoing += (FRAME_HEADER.pack(size << 8, 0, stream.id), data)
         elif size:
             stream.queue.append(data)
             stream.queued += size
@@ -169,15 +168,15 @@ class Sender:
         return size
 
 
-def _take(queue: deque[bytes | memoryview], size: int) -> list[bytes]:
-    """Exactly `size` bytes from the front of `queue`."""
-    pieces: list[bytes] = []
+def _take(queue: deque[bytes | memoryview], size: int) -> list[bytes | memoryview]:
+    """Exactly `size` bytes from the front of `queue`, uncopied."""
+    pieces: list[bytes | memoryview] = []
     while size:
         piece = queue.popleft()
         if len(piece) > size:
             view = memoryview(piece)
             queue.appendleft(view[size:])
             piece = view[:size]
-        pieces.append(bytes(piece))
+        pieces.append(piece)
         size -= len(piece)
     return pieces
