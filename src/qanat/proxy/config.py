@@ -11,7 +11,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from qanat.config import Duration, Section
@@ -19,8 +19,10 @@ from qanat.errors import ConfigInvalid
 from qanat.log import Level
 from qanat.proxy.document import Document, explain, read_document
 from qanat.proxy.guard import PRIVATE, AddressGuard, InvalidNetwork, parse_network
+from qanat.proxy.policy.config import PolicyConfig
 from qanat.proxy.routes import is_hostname
-from qanat.proxy.upstream_url import INVALID, UpstreamInvalid, UpstreamURL, parse_upstream
+from qanat.proxy.stdio.route import StdioConfig
+from qanat.proxy.upstream_url import INVALID, STDIO, UpstreamInvalid, UpstreamURL, parse_upstream
 
 DEFAULT_PATH = Path("/etc/mcp-gateway/config.yaml")
 NONE = timedelta()
@@ -121,10 +123,14 @@ class Timeouts(ProxySection):
     stream_idle: Duration = NONE
 
 
-class RouteConfig(ProxySection):
+class RouteConfig(PolicyConfig):
     """One route. The short form `name: http://host:port` sets `upstream` alone."""
 
-    upstream: Upstream
+    model_config = ProxySection.model_config
+
+    upstream: Upstream = STDIO
+    stdio: StdioConfig | None = None
+    """A program to run instead of an upstream to dial."""
     host_header: str | None = None
     """`upstream`, `preserve` or a literal; None takes `upstream.host_header`."""
     allowed_ips: Networks | None = None
@@ -143,6 +149,12 @@ class RouteConfig(ProxySection):
             if not path.startswith("/"):
                 raise ValueError(f'a path prefix must start with "/", not "{path}"')
         return value
+
+    @model_validator(mode="after")
+    def _check_target(self) -> RouteConfig:
+        if (self.upstream == STDIO) == (self.stdio is None):
+            raise ValueError("give either upstream or stdio")
+        return self
 
 
 Route = Annotated[RouteConfig, BeforeValidator(_parse_route)]
@@ -180,6 +192,8 @@ class Limits(ProxySection):
     requests: Count = 4096
     upstream_sockets: Count = 512
     """Open sockets of one route."""
+    inspect_body: Count = 4 * 1024 * 1024
+    """Bytes of a body that a route with a policy on tools reads; a larger one gets 413."""
     handshakes: Count = 128
     """Inner TLS handshakes at once; more wait their turn."""
     idle_timeout: Duration = timedelta(seconds=300)

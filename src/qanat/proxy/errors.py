@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import ClassVar
 
 from qanat.errors import QanatError
@@ -126,21 +127,6 @@ class UpgradeRequired(ProxyError):
     log_level, log_phrase = "debug", "upgrade required"
 
 
-_REASONS = {
-    400: b"Bad Request",
-    403: b"Forbidden",
-    414: b"URI Too Long",
-    421: b"Misdirected Request",
-    426: b"Upgrade Required",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-    508: b"Loop Detected",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An answer of the proxy's own, ready to be sent."""
@@ -153,7 +139,7 @@ class Reply:
     @property
     def reason(self) -> bytes:
         """The reason phrase that goes with the status."""
-        return _REASONS.get(self.status, b"")
+        return HTTPStatus(self.status).phrase.encode("ascii")
 
 
 def to_reply(error: ProxyError, request_id: str) -> Reply:

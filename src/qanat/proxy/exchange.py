@@ -7,9 +7,10 @@ No timer ends an exchange unless the route's configuration asks for one, and not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qanat.net.http1 import Framing, Header, Headers, ResponseReceived, values
 from qanat.net.layer import HIGH_WATER
@@ -32,7 +33,7 @@ from qanat.proxy.incoming import IncomingRequest
 from qanat.proxy.record import CLIENT_LEFT, RequestRecord, log
 from qanat.proxy.rewrite import OriginRewriter
 from qanat.proxy.sse import KeepAlive
-from qanat.proxy.upstream import UpstreamConnection
+from qanat.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
     from qanat.proxy.forward import Forwarder
@@ -84,7 +85,7 @@ class Exchange:
         self.record = RequestRecord(request, self._request_id, forwarder.metrics)
         self._stage = _Stage.WAITING
         self._route: Route | None = None
-        self._upstream: UpstreamConnection | None = None
+        self._upstream: Upstream | None = None
         self._task: asyncio.Task[None] | None = None
         self._headers: list[Header] = []
         self._pending: list[bytes] = []
@@ -96,6 +97,7 @@ class Exchange:
         self._filter: FilterRun | None = None
         self._keep_alive: KeepAlive | None = None
         self._hint: HostHint | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._event_stream = ""
 
     @property
@@ -125,7 +127,7 @@ class Exchange:
             return
         self.record.begin()
         if self._filter is not None:
-            self._spawn(self._filter_then_connect())
+            self._spawn(self._filter_then_connect)
         else:
             self._connect()
 
@@ -245,25 +247,25 @@ class Exchange:
         if upstream is not None:
             self._attach(upstream)
         else:
-            self._spawn(self._take_connection())
+            self._spawn(self._take_connection)
 
     async def _take_connection(self) -> None:
         assert self._route is not None
         self._attach(self._route.pool.take() or await self._route.pool.connect())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         self._task = self._forwarder.spawn(self._guarded(work))
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except ProxyError as error:
             self.fail(error)
         except Exception:
             log.exception("internal error", request_id=self._request_id, route=self.record.route)
             self.fail(ProxyError())
 
-    def _attach(self, upstream: UpstreamConnection) -> None:
+    def _attach(self, upstream: Upstream) -> None:
         """The connection is there: send what has come so far."""
         if self.over:
             upstream.close()
@@ -293,12 +295,17 @@ class Exchange:
         route = self._route
         assert route is not None
         self._stop_timer()
+        try:
+            changed = self._filter is not None and self._filter.filter_response(response)
+        except ProxyError as error:
+            self.fail(error)
+            return
         self._stage = _Stage.ANSWERING
         self.record.answered(response.status)
         rewriter = OriginRewriter(route.destination.url, self.request.authority) if route.rewrite_origins else None
         headers = caller_headers(response.headers, self._request_id, rewriter)
         framing = response.framing
-        if self._filter is not None and self._filter.filter_response(response) and framing is not Framing.NONE:
+        if changed and framing is not Framing.NONE:
             headers = [header for header in headers if header[0].lower() != b"content-length"]
             framing = Framing.CHUNKED
         self._watch(route, response)
@@ -306,7 +313,11 @@ class Exchange:
 
     def response_body(self, data: bytes) -> None:
         if self._filter is not None:
-            data = self._filter.response_body(data)
+            try:
+                data = self._filter.response_body(data)
+            except ProxyError as error:
+                self.fail(error)
+                return
         if self._keep_alive is not None:
             self._keep_alive.passed(data)
         if self._hint is not None:
@@ -319,9 +330,15 @@ class Exchange:
 
     def response_ended(self, trailers: Headers) -> None:
         self._upstream = None
-        if self._filter is not None and (rest := self._filter.response_end()):
-            self.record.bytes_out += len(rest)
-            self._caller.send_body(rest)
+        if self._filter is not None:
+            try:
+                rest = self._filter.response_end()
+            except ProxyError as error:
+                self.fail(error)
+                return
+            if rest:
+                self.record.bytes_out += len(rest)
+                self._caller.send_body(rest)
         self._caller.send_end(passing_trailers(trailers))
         self._finish()
 
@@ -370,12 +387,20 @@ class Exchange:
             self._event_stream = "get" if self.request.method == b"GET" else "post"
             self._forwarder.metrics.streams.labels(route.name, self._event_stream).inc()
             every = route.config.sse_keepalive.total_seconds()
+            self._end_at_expiry()
             if every and response.framing in (Framing.CHUNKED, Framing.CLOSE):
                 self._keep_alive = KeepAlive(every, self._caller.send_body)
         if response.status in (421, 403) and not route.hinted:
             self._hint = HostHint(route, self.request.authority, response.status)
         if route.config.timeouts.stream_idle:
             self._start_idle_timer()
+
+    def _end_at_expiry(self) -> None:
+        """A stream outlives no token: its client comes back with a fresh one."""
+        expires_at = self._filter.expires_at if self._filter is not None else None
+        if expires_at is not None:
+            left = max(0.0, expires_at - time.time())
+            self._expiry = asyncio.get_running_loop().call_later(left, self.end_stream)
 
     def _start_idle_timer(self) -> None:
         assert self._route is not None
@@ -398,6 +423,8 @@ class Exchange:
     def _finish(self) -> None:
         self._stage = _Stage.OVER
         self._stop_timer()
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._pending.clear()
         if self._keep_alive is not None:
             self._keep_alive.stop()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from qanat.errors import ProtocolError
 from qanat.net.http1 import Header, ResponseReceived
-from qanat.proxy.errors import Reply
+from qanat.proxy.errors import Reply, UpstreamBroken
 from qanat.proxy.filters import BodyTooLarge, FilteredRequest, RequestOutcome, ResponseFilter, RouteFilter
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class FilterRun:
         )
         return await self._filter.admit(self._request)
 
+    @property
+    def expires_at(self) -> float | None:
+        """Unix seconds at which the caller's right ends."""
+        return None if self._request is None else self._request.expires_at
+
     def body_received(self) -> None:
         """More of the body is there, or its end."""
         self._progress.set()
@@ -60,12 +66,18 @@ class FilterRun:
         return self._response is not None
 
     def response_body(self, data: bytes) -> bytes:
-        """What goes on of a piece of the answer."""
-        return data if self._response is None else self._response.receive(data)
+        """What goes on of a piece of the answer. Raises `UpstreamBroken` for one that cannot be judged."""
+        try:
+            return data if self._response is None else self._response.receive(data)
+        except ProtocolError as refused:
+            raise UpstreamBroken(refused.reason) from refused
 
     def response_end(self) -> bytes:
-        """What was held back."""
-        return b"" if self._response is None else self._response.end()
+        """What was held back. Raises as `response_body` does."""
+        try:
+            return b"" if self._response is None else self._response.end()
+        except ProtocolError as refused:
+            raise UpstreamBroken(refused.reason) from refused
 
     def finished(self, outcome: RequestOutcome) -> None:
         """The exchange is over."""

@@ -48,16 +48,18 @@ class InnerSession(asyncio.Protocol):
 
     def drain(self) -> None:
         """Finish what is going on, then close."""
+        self.websocket.farewell = GOING_AWAY
         if self.inbound is not None:
             self.inbound.drain()
         else:
-            self.websocket.close_with(GOING_AWAY)
+            self.websocket.close()
 
     def end(self) -> None:
         """Close now."""
+        self.websocket.farewell = GOING_AWAY
         if self.inbound is not None:
             self.inbound.transport.close()
-        self.websocket.close_with(GOING_AWAY)
+        self.websocket.close()
 
     def _handshake_failed(self, error: Exception) -> None:
         self._on_handshake("failed")

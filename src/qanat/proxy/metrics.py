@@ -41,6 +41,9 @@ class ProxyMetrics:
         self.upstream_errors = Counter(
             "mcp_proxy_upstream_errors", "Requests an upstream failed", ["route", "type"], registry=registry
         )
+        self.decisions = Counter(
+            "mcp_proxy_tool_decisions", "What a route's policy decided", ["route", "decision"], registry=registry
+        )
         self.not_after = Gauge(
             "mcp_proxy_cert_not_after_seconds", "When the server certificate ends, as Unix time", registry=registry
         )

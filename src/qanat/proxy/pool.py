@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from qanat.proxy.dial import Destination, Dialler
 from qanat.proxy.errors import Overloaded
-from qanat.proxy.upstream import UpstreamConnection
+from qanat.proxy.upstream import Upstream, UpstreamConnection
+
+
+class Pool(Protocol):
+    """Where a route's exchanges get something to talk to. `open` counts what is there, busy or idle."""
+
+    open: int
+
+    def take(self) -> Upstream | None:
+        """Something that is ready now."""
+        ...
+
+    async def connect(self) -> Upstream:
+        """Something new. Raises `ProxyError`."""
+        ...
+
+    def close(self) -> None:
+        """Begin to end what is idle."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Return when nothing needs to be waited for any more."""
+        ...
 
 
 class UpstreamPool:
@@ -56,6 +79,9 @@ class UpstreamPool:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+
+    async def wait_closed(self) -> None:
+        """See `Pool`: sockets close by themselves."""
 
     def _make(self, address: str) -> UpstreamConnection:
         return UpstreamConnection(address, self._give_back)

@@ -19,6 +19,8 @@ from qanat.proxy.inner_http1 import HTTP1Inbound
 from qanat.proxy.inner_http2 import HTTP2Inbound
 from qanat.proxy.listener import StreamDoor, upgrade_answer
 from qanat.proxy.metrics import ProxyMetrics
+from qanat.proxy.policy.build import PolicyBuilder
+from qanat.proxy.pool import Pool
 from qanat.proxy.route import BuildFilter, Route, build_route
 from qanat.proxy.routes import RouteTable
 from qanat.tunnel.connection import IncomingStream
@@ -41,10 +43,12 @@ class Proxy:
         self.config, self.certificate = config, certificate
         self.metrics = ProxyMetrics()
         self.listening = True
-        self._build_filter = build_filter
         self._lookup = lookup or SystemLookup()
         self._resolver = Resolver(self._lookup)
         self._dialler = Dialler(self._resolver)
+        self._policies = PolicyBuilder(self._resolver.resolve, self.metrics)
+        self._build_filter = build_filter or self._policies
+        self._closing_pools: list[Pool] = []
         self._gate = HandshakeGate(config.limits.handshakes)
         self._sessions: set[InnerSession] = set()
         self._door = StreamDoor(self)
@@ -127,7 +131,7 @@ class Proxy:
         self.forwarder.max_requests = config.limits.requests
         for name, route in previous.items():
             if routes.get(name) is not route:
-                route.pool.close()
+                self._close_pool(route)
                 if name not in routes:
                     self.forwarder.retire(route, config.shutdown_timeout.total_seconds())
         _log_changes(previous, routes)
@@ -137,6 +141,10 @@ class Proxy:
             name: (kept or {}).get(name) or build_route(config, name, self._dialler, self._build_filter)
             for name in config.routes
         }
+
+    def _close_pool(self, route: Route) -> None:
+        route.pool.close()
+        self._closing_pools.append(route.pool)
 
     # The end.
 
@@ -161,7 +169,10 @@ class Proxy:
         for session in list(self._sessions):
             session.end()
         for route in self.routes.values():
-            route.pool.close()
+            self._close_pool(route)
+        for pool in self._closing_pools:
+            await pool.wait_closed()
+        await self._policies.close()
         await self._resolver.close()
         if isinstance(self._lookup, SystemLookup):
             self._lookup.close()

@@ -12,11 +12,12 @@ from qanat.proxy.config import ProxyConfig, RouteConfig
 from qanat.proxy.dial import Destination, Dialler
 from qanat.proxy.filters import RouteFilter
 from qanat.proxy.guard import AddressGuard
-from qanat.proxy.pool import UpstreamPool
+from qanat.proxy.pool import Pool, UpstreamPool
 from qanat.proxy.routes import Authority
+from qanat.proxy.stdio.upstream import StdioPool
 
-BuildFilter = Callable[[str, RouteConfig], RouteFilter | None]
-"""From a route's name and configuration to its policy, if it has one."""
+BuildFilter = Callable[[ProxyConfig, str], RouteFilter | None]
+"""From a route's name to its policy, if it has one."""
 
 
 @dataclass(eq=False)
@@ -26,7 +27,7 @@ class Route:
     name: str
     config: RouteConfig
     destination: Destination
-    pool: UpstreamPool
+    pool: Pool
     host_header: str
     rewrite_origins: bool
     filter: RouteFilter | None = None
@@ -108,7 +109,11 @@ def build_route(config: ProxyConfig, name: str, dialler: Dialler, build_filter: 
         settings.timeouts.connect.total_seconds(),
     )
     limits = config.limits
-    pool = UpstreamPool(dialler, destination, limits.upstream_sockets, config.upstream.idle_timeout.total_seconds())
+    pool: Pool = (
+        StdioPool(settings.stdio)
+        if settings.stdio
+        else UpstreamPool(dialler, destination, limits.upstream_sockets, config.upstream.idle_timeout.total_seconds())
+    )
     rewrite = config.rewrite_origins if settings.rewrite_origins is None else settings.rewrite_origins
     return Route(
         name=name,
@@ -117,5 +122,5 @@ def build_route(config: ProxyConfig, name: str, dialler: Dialler, build_filter: 
         pool=pool,
         host_header=settings.host_header or config.upstream.host_header,
         rewrite_origins=rewrite,
-        filter=build_filter(name, settings) if build_filter else None,
+        filter=build_filter(config, name) if build_filter else None,
     )

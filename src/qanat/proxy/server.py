@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qanat.log import get_logger
 from qanat.proxy.admin import start_admin
@@ -67,10 +66,10 @@ async def serve(
         running = RunningProxy(proxy, _bound(server), _bound(admin), reload_now)
         if running.address:
             log.info("listening", address=f"{running.address[0]}:{running.address[1]}")
-        watchers = [_watch(watch_certificate(proxy, certificate_interval))]
+        watchers = [_watch(lambda: watch_certificate(proxy, certificate_interval))]
         if config_path is not None:
             reload = load or (lambda: load_config(config_path, tunnel_domain))
-            watchers.append(_watch(watch_config(proxy, config_path, reload, reload_now)))
+            watchers.append(_watch(lambda: watch_config(proxy, config_path, reload, reload_now)))
         try:
             yield running
         finally:
@@ -83,10 +82,10 @@ async def serve(
         await proxy.close()
 
 
-def _watch(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _watch(work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
     async def watch() -> None:
         try:
-            await work
+            await work()
         except Exception:
             log.exception("internal error")
 

@@ -46,6 +46,26 @@ class ResponseListener(Protocol):
         """It takes more again."""
 
 
+class Upstream(Protocol):
+    """What an exchange talks to: a connection, or a program that the proxy runs."""
+
+    def send_request(
+        self, listener: ResponseListener, method: bytes, target: bytes, headers: Iterable[Header], framing: Framing
+    ) -> None: ...
+
+    def send_body(self, data: bytes) -> None: ...
+
+    def end_body(self, trailers: Headers) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class UpstreamConnection(asyncio.Protocol):
     """The client's end of one HTTP/1.1 connection."""
 

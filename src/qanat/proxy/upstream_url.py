@@ -49,7 +49,11 @@ class UpstreamURL:
             return None
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
+        return self.scheme if self == STDIO else f"{self.scheme}://{self.authority}"
+
+
+STDIO = UpstreamURL("stdio", "stdio", 0)
+"""Stands for a program that the proxy runs itself: nothing to dial."""
 
 
 def parse_upstream(text: str) -> UpstreamURL:

@@ -1,0 +1,318 @@
+"""The load: sessions that speak HTTP/1.1 through whatever layers a chain begins with.
+
+Push-based like the product, so that one core drives more calls than any chain answers; the report shows how busy it
+was. Run as `python -m bench.load`, with a job as JSON on standard input; the result is JSON on standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httptools
+import uvloop
+
+from qanat.net.layer import as_transport
+from qanat.net.tls import TLSClient
+from qanat.net.websocket import WebSocketClient
+
+CALL_BODY = json.dumps(
+    {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": {"q": "z" * 900}}}
+).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How to reach the upstream: where to connect, and which layers to put on top, outermost first.
+
+    Layers: `outer` (TLS with a client certificate), `websocket`, `inner` (TLS).
+    """
+
+    port: int
+    host: str
+    layers: tuple[str, ...]
+    outer_name: str = ""
+    """The name on the edge's certificate."""
+    outer_ca: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    inner_ca: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened."""
+
+    calls: int = 0
+    failed: int = 0
+    events: int = 0
+    bytes: int = 0
+    latencies: list[float] = field(default_factory=list)
+    begun: float = 0.0
+    cpu_begun: float = 0.0
+
+
+class Upgrade(asyncio.Protocol):
+    """Asks for the WebSocket, then hands the connection to the layer above."""
+
+    def __init__(self, above: asyncio.Protocol, host: str) -> None:
+        self._above, self._host, self._head, self._done = above, host, b"", False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = as_transport(transport)
+        self._transport = transport
+        key = b64encode(os.urandom(16)).decode()
+        transport.write(
+            f"GET / HTTP/1.1\r\nHost: {self._host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+
+    def data_received(self, data: bytes) -> None:
+        if self._done:
+            self._above.data_received(data)
+            return
+        head, found, rest = (self._head + data).partition(b"\r\n\r\n")
+        if not found:
+            self._head = head
+            return
+        if not head.startswith(b"HTTP/1.1 101"):
+            raise RuntimeError(f"no upgrade: {head[:200]!r}")
+        self._done = True
+        self._transport.set_protocol(self._above)
+        self._above.connection_made(self._transport)
+        if rest:
+            self._above.data_received(rest)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._done:
+            self._above.connection_lost(exc)
+        else:
+            raise RuntimeError(f"closed before the upgrade: {exc}")
+
+
+class Session(asyncio.Protocol):
+    """One HTTP/1.1 client connection; `on_ready` when it stands, then one request at a time."""
+
+    def __init__(self, host: str, tally: Tally) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self._host, self._tally = host, tally
+        self._on_done: Callable[[], None] = lambda: None
+        self.slow = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = as_transport(transport)
+        self.transport = transport
+        self._parser = httptools.HttpResponseParser(self)
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(exc or ConnectionResetError("closed"))
+        else:
+            self._tally.failed += 1
+            self._on_done()
+
+    def fail(self, error: Exception) -> None:
+        """A layer below could not be set up."""
+        if not self.ready.done():
+            self.ready.set_exception(error)
+
+    def request(self, method: str, path: str, body: bytes, on_done: Callable[[], None]) -> None:
+        """Send a request; `on_done` when its answer is complete."""
+        self._on_done, self._begun = on_done, time.perf_counter()
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+            f"Accept: application/json, text/event-stream\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_body(self, data: bytes) -> None:
+        self._tally.bytes += len(data)
+        self._tally.events += data.count(b"\n\n")
+
+    def on_message_complete(self) -> None:
+        self._tally.latencies.append(time.perf_counter() - self._begun)
+        self._tally.calls += 1
+        self._on_done()
+
+
+class Dialler:
+    """Opens sessions to a target."""
+
+    def __init__(self, target: Target, tally: Tally) -> None:
+        self._target, self._tally = target, tally
+        self._outer = self._inner = None
+        if "outer" in target.layers:
+            self._outer = ssl.create_default_context(cafile=target.outer_ca)
+            self._outer.load_cert_chain(target.client_cert, target.client_key)
+        if "inner" in target.layers:
+            self._inner = ssl.create_default_context(cafile=target.inner_ca)
+
+    async def open(self) -> Session:
+        """A session ready for requests."""
+        session = Session(self._target.host, self._tally)
+        protocol: asyncio.Protocol = session
+        for layer in reversed(self._target.layers):
+            protocol = self._wrap(layer, protocol, session)
+        await asyncio.get_running_loop().create_connection(lambda: protocol, "127.0.0.1", self._target.port)
+        async with asyncio.timeout(60):
+            await session.ready
+        return session
+
+    def _wrap(self, layer: str, above: asyncio.Protocol, session: Session) -> asyncio.Protocol:
+        host = self._target.host
+        if layer == "websocket":
+            return Upgrade(WebSocketClient(above), host)
+        outer = layer == "outer"
+        context = self._outer if outer else self._inner
+        assert context is not None
+        name = self._target.outer_name if outer else host
+        return TLSClient(above, context, name, on_failure=session.fail, handshake_timeout=60)
+
+
+async def open_all(dialler: Dialler, count: int, at_once: int = 32) -> list[Session]:
+    """Many sessions, a few at a time."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one() -> Session:
+        async with gate:
+            return await dialler.open()
+
+    return await asyncio.gather(*(one() for _ in range(count)))
+
+
+async def run_calls(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None:
+    """`sessions` in a closed loop until `calls` are answered; the first tenth warms up and is not counted."""
+    sessions = await open_all(dialler, job["sessions"])
+    await _closed_loop(sessions, tally, max(len(sessions), job["calls"] // 10))
+    _begin(tally)
+    await _closed_loop(sessions, tally, job["calls"])
+
+
+async def _closed_loop(sessions: list[Session], tally: Tally, total: int) -> None:
+    done = asyncio.get_running_loop().create_future()
+    started = 0
+    finished = 0
+
+    def next_call(session: Session) -> None:
+        nonlocal started
+        if started < total:
+            started += 1
+            session.request("POST", "/call", CALL_BODY, lambda: complete(session))
+
+    def complete(session: Session) -> None:
+        nonlocal finished
+        finished += 1
+        if finished == total and not done.done():
+            done.set_result(None)
+        next_call(session)
+
+    for session in sessions:
+        next_call(session)
+    await done
+
+
+async def run_new_sessions(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None:
+    """A fresh session for each call."""
+
+    async def one() -> None:
+        begun = time.perf_counter()
+        session = await dialler.open()
+        await _all_done([session], "POST", "/call", CALL_BODY)
+        tally.latencies[-1] = time.perf_counter() - begun
+        session.transport.abort()
+
+    await one()
+    _begin(tally)
+    for _ in range(job["calls"] // 8):
+        await asyncio.gather(*(one() for _ in range(8)))
+    tally.failed = 0  # our own aborts
+
+
+async def run_events(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None:
+    """`sessions` event streams at once, `events` each, one every `every` milliseconds."""
+    sessions = await open_all(dialler, job["sessions"])
+    _begin(tally)
+    await _all_done(sessions, "GET", f"/events?n={job['events']}&every={job['every']}")
+
+
+async def run_bulk(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None:
+    """`bytes` down or up, `times` in a row."""
+    session = await dialler.open()
+    _begin(tally)
+    for _ in range(job["times"]):
+        if job["direction"] == "down":
+            await _all_done([session], "GET", f"/bulk?bytes={job['bytes']}")
+        else:
+            await _all_done([session], "POST", "/sink", b"u" * job["bytes"])
+
+
+async def run_idle(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None:
+    """`sessions` that make one call and then only exist; says so on standard output and waits for a line."""
+    sessions = await open_all(dialler, job["sessions"])
+    _begin(tally)
+    await _closed_loop(sessions, tally, len(sessions))
+    print("idle", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+
+
+async def _all_done(sessions: list[Session], method: str, path: str, body: bytes = b"") -> None:
+    waits = [asyncio.Event() for _ in sessions]
+    for session, wait in zip(sessions, waits, strict=True):
+        session.request(method, path, body, wait.set)
+    for wait in waits:
+        await wait.wait()
+
+
+def _begin(tally: Tally) -> None:
+    """Everything is set up: let the harness read its meters, then count from here."""
+    tally.calls = tally.failed = tally.events = tally.bytes = 0
+    tally.latencies.clear()
+    print("begin", flush=True)
+    sys.stdin.readline()
+    tally.begun, tally.cpu_begun = time.perf_counter(), time.process_time()
+
+
+RUNS = {
+    "calls": run_calls,
+    "new": run_new_sessions,
+    "events": run_events,
+    "bulk": run_bulk,
+    "idle": run_idle,
+}
+
+
+async def main() -> None:
+    """Do one job."""
+    job = json.loads(sys.stdin.readline())
+    target = Target(**{**job["target"], "layers": tuple(job["target"]["layers"])})
+    tally = Tally()
+    await RUNS[job["kind"]](Dialler(target, tally), tally, job)
+    wall = time.perf_counter() - tally.begun
+    result = {
+        "calls": tally.calls,
+        "failed": tally.failed,
+        "events": tally.events,
+        "bytes": tally.bytes,
+        "latencies": sorted(tally.latencies)[:: max(1, len(tally.latencies) // 2000)],
+        "wall": wall,
+        "load_busy": (time.process_time() - tally.cpu_begun) / wall,
+    }
+    print("result " + json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

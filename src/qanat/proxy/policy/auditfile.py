@@ -1,0 +1,116 @@
+"""Where the audit chain is written: a file that is only ever appended to, or standard output.
+
+A line that could not be written is kept, in order, and written first when the file works again: a full disk leaves a
+gap in time, never in the chain. A restarted proxy goes on where the file ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from qanat.errors import QanatError
+from qanat.log import get_logger
+from qanat.proxy.policy.audit import Chain
+
+MAX_PENDING = 10_000
+"""Lines kept while the file cannot be written."""
+_TAIL = 1024 * 1024
+
+_log = get_logger("qanat.proxy.audit")
+
+
+@dataclass(eq=False)
+class AuditUnavailable(QanatError):
+    """The log cannot be written, and the route must not be used without it."""
+
+    code: ClassVar[str] = "audit_unavailable"
+    status: ClassVar[int] = 503
+    retryable: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "audit log cannot be written"
+
+
+class AuditFile:
+    """One chain and its file. `key` is for the chain; without one, argument hashes get a key of this process."""
+
+    def __init__(self, file: str, key: bytes = b"") -> None:
+        self._path = None if file == "stdout" else Path(file)
+        self.hash_key = key or secrets.token_bytes(32)
+        self._pending: deque[bytes] = deque()
+        self._descriptor: int | None = None
+        self._failed = False
+        self._chain = Chain(key, *_read_end(self._path)) if self._path else Chain(key)
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add a line. What goes wrong is logged and kept for `check`, never raised."""
+        if len(self._pending) >= MAX_PENDING:
+            _log.error("audit line lost", lines=1)
+            return
+        self._pending.append(self._chain.append(entry))
+        self._write_pending()
+
+    def check(self) -> None:
+        """Raises `AuditUnavailable` when lines are waiting and still cannot be written."""
+        if self._descriptor is None or self._pending:
+            self._write_pending()
+        if self._failed:
+            raise AuditUnavailable
+
+    def close(self) -> None:
+        """Write what is left, note the head of the chain in the log, and close the file."""
+        self._write_pending()
+        _log.info("audit log closed", lines=self._chain.seq, head=self._chain.head)
+        if self._descriptor is not None and self._path is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
+
+    def _write_pending(self) -> None:
+        try:
+            if self._descriptor is None:
+                self._descriptor = self._open()
+            while self._pending:
+                line = self._pending[0]
+                written = os.write(self._descriptor, line)
+                if written < len(line):
+                    self._pending[0] = line[written:]
+                    continue
+                self._pending.popleft()
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                _log.error("audit log write failed", reason=error.strerror, file=str(self._path or "stdout"))
+            self._failed = True
+
+    def _open(self) -> int:
+        if self._path is None:
+            return 1
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _read_end(path: Path) -> tuple[int, str]:
+    """Sequence number and hash of the last whole line; those of an empty chain when there is none."""
+    try:
+        with path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            size = file.tell()
+            file.seek(max(0, size - _TAIL))
+            tail = file.read()
+            if tail and not tail.endswith(b"\n"):
+                _log.warn("audit log ends in half a line", file=str(path))
+                file.write(b"\n")  # so that the next line starts on its own; verification will name the half one
+    except FileNotFoundError:
+        return Chain().seq, Chain().head
+    for line in reversed(tail.split(b"\n")):
+        try:
+            entry = json.loads(line)
+            return int(entry["seq"]), str(entry["hash"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return Chain().seq, Chain().head
