@@ -50,6 +50,7 @@ REQUIREMENTS: dict[str, str] = {
     "wire:headers:internal": "no client and no upstream can send headers that speak to edge or connector",
     "wire:headers:encoding": "accept-encoding is always sent, so that cloudflared never unpacks an answer",
     "wire:headers:meta": "response meta says whose the answer is; unreadable means the connector's own",
+    "wire:cloudflared": "sessions captured from a real cloudflared are heard as they were",
     "wire:h2:budget": "the byte path stays within its budget of function calls",
     "wire:registration:secret": "the secret of a registration has no repr",
 }
