@@ -40,13 +40,17 @@ class Housekeeping:
         next_prune = self._context.clock.monotonic()
         while True:
             try:
-                await self._key_sets.poll()
+                await self.poll_issuers()
                 if self._context.clock.monotonic() >= next_prune:
                     next_prune = self._context.clock.monotonic() + PRUNE_INTERVAL
                     await self.prune()
             except StoreUnavailable:
                 log.warn("housekeeping postponed", reason="store unavailable")
             await asyncio.sleep(POLL_INTERVAL)
+
+    async def poll_issuers(self) -> None:
+        """Refetch the key sets that are due."""
+        await self._key_sets.poll()
 
     async def prune(self) -> None:
         """Forget what is older than its retention."""
