@@ -83,7 +83,7 @@ def pinned(lock: Path) -> dict[str, str]:
 def test_the_bill_of_materials_lists_every_package(tmp_path: Path) -> None:
     tool = Path(sys.executable).with_name("cyclonedx-py")
     made = tmp_path / "sbom.json"
-    command = [tool, "requirements", LOCKS / "customer.txt", "--output-reproducible", "-o", made]
+    command = [str(tool), "requirements", str(LOCKS / "customer.txt"), "--output-reproducible", "-o", str(made)]
     subprocess.run(command, check=True, timeout=60, capture_output=True)
     listed = {part["name"]: part["version"] for part in json.loads(made.read_text())["components"]}
     assert listed.items() >= pinned(LOCKS / "customer.txt").items()

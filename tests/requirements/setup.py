@@ -46,7 +46,6 @@ REQUIREMENTS: dict[str, str] = {
 }
 
 GAPS: dict[str, str] = {
-    "setup:24": "in progress",
     "setup:25": "the connector's answer: tests of the connector hold it",
     "setup:26": "needs a container engine: restarting a container inside a shared network namespace",
     "setup:37": "the console's picker and the gateway's refusal: tests of those parts hold it",
