@@ -104,6 +104,42 @@ class ScriptedModel:
             yield encode_event(event)
 
 
+class ReflexModel(ScriptedModel):
+    """A model whose answer follows from the request alone, so that any number of clients may talk to it.
+
+    `one`, `two`, `mixed` and `forever` in the last question say what to call; a result is answered with `Done <it>`.
+    """
+
+    def app(self) -> Starlette:
+        self.script = [self.react]
+        return super().app()
+
+    def react(self, _: Request) -> Response:
+        return StreamingResponse(self._events(self.decide(self.bodies[-1])), media_type="text/event-stream")
+
+    def decide(self, body: Block) -> list[Block]:
+        last = body["messages"][-1]["content"]
+        results = [block for block in last if isinstance(block, dict) and block["type"] == "tool_result"]
+        words = json.dumps(next(message for message in body["messages"] if message["role"] == "user"))
+        rounds = sum(message["role"] == "assistant" for message in body["messages"])
+        if results and not ("forever" in words and rounds < 13):
+            return [text("Done " + json.dumps(results[-1]["content"]))]
+        asked = [word for word in ("one", "two", "mixed", "forever") if word in words]
+        if not asked or (rounds and not results):
+            return [text("Nothing to do")]
+        calls = {"two": ["wiki_search"] * 2, "mixed": ["weather", "wiki_search"]}.get(asked[0], ["wiki_search"])
+        return [use(name, {"q": f"q{index}"}, f"toolu_{rounds}{index}") for index, name in enumerate(calls)]
+
+
+@asynccontextmanager
+async def reflex_model() -> AsyncIterator[ScriptedModel]:
+    """A reflex model that listens."""
+    model = ReflexModel()
+    async with serve_asgi(model.app()) as url:
+        model.url = url
+        yield model
+
+
 @asynccontextmanager
 async def scripted_model(*script: Reply) -> AsyncIterator[ScriptedModel]:
     """A scripted model that listens."""
