@@ -9,6 +9,7 @@ import pytest
 from qanat.errors import QanatError
 from qanat.tunnel.connection import ConnectionUnavailable, RegistrationRefused, RequestHead, ResponseHead, StreamKind
 from tests.support.tunnel import (
+    ACCEPTED,
     CARRIERS,
     TIMEOUT,
     Admission,
@@ -156,6 +157,30 @@ async def test_a_reader_that_pauses_stops_the_writer_and_loses_nothing(carrier: 
         async with asyncio.timeout(TIMEOUT):
             await client.may_write.wait()
         assert len(await client.receive(written)) == written
+
+
+class Hesitant(Upstream):
+    """Stops reading at every piece, and goes on a moment later."""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.stream.pause_reading()
+        asyncio.get_running_loop().call_later(0, self.stream.resume_reading)
+
+
+async def test_a_reader_that_keeps_pausing_still_gets_every_byte_in_order(carrier: str) -> None:
+    async with tunnel(carrier, Upstreams(lambda head: Hesitant(ACCEPTED))) as connection:
+        client, upstream = await connection.open_websocket()
+        sent = bytearray()
+        for number in range(400):
+            piece = number.to_bytes(4, "big") * 256
+            sent += piece
+            client.transport.write(piece)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(TIMEOUT):
+            while len(upstream.received) < len(sent):
+                await asyncio.sleep(0)
+        assert upstream.received == sent
 
 
 async def test_unregistering_lets_streams_end_and_then_closes(connection: Tunnel) -> None:

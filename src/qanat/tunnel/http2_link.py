@@ -153,13 +153,12 @@ class Stream(asyncio.Transport):
     # Called by the link.
 
     def data_received(self, data: bytes) -> None:
-        if self._reading and not self._closing:
-            self._protocol.data_received(data)
+        if self._closing:
             self.link.codec.acknowledge(self.stream_id, len(data))
-        elif self._closing:
-            self.link.codec.acknowledge(self.stream_id, len(data))
+        elif self._reading and not self._unread:
+            self._pass_on(data)
         else:
-            self._unread.append(data)
+            self._unread.append(data)  # also when reading has just been resumed: what waits goes first
 
     def eof_received(self) -> None:
         self._ended = True
@@ -206,9 +205,13 @@ class Stream(asyncio.Transport):
         for data in unread:
             self.link.codec.acknowledge(self.stream_id, len(data))
 
+    def _pass_on(self, data: bytes) -> None:
+        self._protocol.data_received(data)
+        self.link.codec.acknowledge(self.stream_id, len(data))
+
     def _read_on(self) -> None:
         while self._unread and self._reading and not self._closing:
-            self.data_received(self._unread.pop(0))
+            self._pass_on(self._unread.pop(0))
         if self._ended and not self._unread and not self._closing:
             self.ended_by_peer()
             if self._finished:

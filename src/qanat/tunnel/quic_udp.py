@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from typing import cast
 
@@ -21,14 +22,22 @@ MIN_INITIAL = 1200
 """Bytes: a shorter first datagram is no QUIC client's (RFC 9000 14.1)."""
 CONNECTION_ID_SIZE = 8
 MAX_CONNECTIONS = 20_000
-MAX_UNREGISTERED = 1_024
 HANDSHAKE_TIMEOUT = 5.0
+SOCKET_BUFFER = 4 * 1024 * 1024
+"""Bytes asked of the kernel, which may give less."""
 CONTROL_STREAMS = 100
 """Streams a connector may open at first: it needs one."""
 REQUEST_STREAMS = 2_048
 """Streams an edge may open at first, or in one burst."""
 
 _log = get_logger("qanat.tunnel")
+
+
+def _enlarge_buffers(transport: asyncio.DatagramTransport) -> None:
+    """A burst larger than the kernel's default buffer would be lost, and sent again."""
+    udp = transport.get_extra_info("socket")
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        udp.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
 
 
 class QUICListener(asyncio.DatagramProtocol):
@@ -67,6 +76,7 @@ class QUICListener(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.DatagramTransport", transport)
+        _enlarge_buffers(self.transport)
 
     def datagram_received(self, data: bytes, addr: NetworkAddress) -> None:
         try:
@@ -151,6 +161,7 @@ class _Dialled(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.DatagramTransport", transport)
+        _enlarge_buffers(self.transport)
         self.connection.on_lost = self.transport.close
         self._engine.connect(self._address, now=asyncio.get_running_loop().time())
         self.connection.link.transmit_soon()
