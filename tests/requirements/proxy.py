@@ -44,5 +44,6 @@ REQUIREMENTS: dict[str, str] = {
     "proxy:39": "No secret, session id, query or body is in any log line",
     "proxy:40": "Hundreds of streams and one slow reader do not hold each other up, in bounded memory",
     "proxy:41": "Edited routes are served without a restart; a broken file changes nothing",
+    "proxy:42": "A denied tool can be neither called nor listed, and an ambiguous body is refused",
 }
 GAPS: dict[str, str] = {}
