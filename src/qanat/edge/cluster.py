@@ -62,6 +62,7 @@ class ClusterDirectory:
         self._task: asyncio.Task[None] | None = None
         self.up = False
         self._joined = asyncio.Event()
+        self._closing = False
 
     async def start(self, patience: float) -> None:
         """Begin to speak and to listen; returns once we know the others, or `patience` seconds have passed."""
@@ -82,9 +83,10 @@ class ClusterDirectory:
 
     async def close(self) -> None:
         """Say good-bye, if Redis is there to hear it."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._closing = True
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # again: a cancellation that meets a failing task group can get lost (CPython 3.11)
+            await asyncio.wait([self._task], timeout=1.0)
         with suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(SOCKET_TIMEOUT):
                 await self._say_goodbye()
@@ -93,7 +95,7 @@ class ClusterDirectory:
 
     async def _run(self) -> None:
         backoff = FIRST_BACKOFF
-        while True:
+        while not self._closing:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     listening = asyncio.Event()

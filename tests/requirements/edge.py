@@ -1,0 +1,15 @@
+"""What the edge promises."""
+
+from __future__ import annotations
+
+REQUIREMENTS: dict[str, str] = {
+    "edge:wrong-clients": "Each kind of wrong client is refused with its stated outcome, and counted; the right one is served",
+    "edge:internal-headers": "Nothing a client sends selects internal headers",
+    "edge:proxy-protocol": "Behind a balancer the client's address comes from the PROXY protocol, version 2",
+    "edge:relay": "A client on one node reaches a tunnel held only by another; a cut between them is a typed error",
+    "edge:spread": "No connector has all its connections on one node while another is up",
+    "edge:redis-loss": "Without Redis known routes go on; what is new is announced when it returns",
+    "edge:drain": "A draining node tells clients to move, withdraws its routes and cuts nothing that still runs",
+    "edge:node-lost": "Streams through a node that dies end with a reason, and new ones find another node",
+}
+GAPS: dict[str, str] = {}
