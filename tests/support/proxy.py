@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import httpx2
 import yaml
 
+from qanat.errors import QanatError
 from qanat.net.http1 import (
     BodyReceived,
     Headers,
@@ -244,8 +246,11 @@ class Inner:
     async def event(self) -> HTTPEvent:
         """What comes next on the connection."""
         while not self._events:
-            async with asyncio.timeout(WAIT):
-                data = await self.reader.read(65536)
+            try:
+                async with asyncio.timeout(WAIT):
+                    data = await self.reader.read(65536)
+            except QanatError as error:
+                raise EOFError from error
             if not data:
                 raise EOFError
             self.parser.receive_data(data)
@@ -297,6 +302,14 @@ async def upgrade(address: tuple[str, int], above: asyncio.Protocol, target: str
     if rest:
         above.data_received(rest)
     return transport
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that nothing announces, looking at every turn of a few milliseconds."""
+    async with asyncio.timeout(WAIT):
+        while not condition():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 0.005)
 
 
 @asynccontextmanager

@@ -80,6 +80,10 @@ class Layer(asyncio.Transport, asyncio.Protocol):
     def close(self) -> None:
         self.below.close()
 
+    def close_because(self, error: Exception) -> None:
+        """Close because the layer above has failed; a layer that can say so to its peer does."""
+        self.close()
+
     def abort(self) -> None:
         self.below.abort()
 

@@ -329,7 +329,10 @@ class TLSLayer(Layer):
         self._flush()  # the alert that explains it
         self._closing = True
         self._end_handshake()
-        self.below.close()
+        if isinstance(self.below, Layer):
+            self.below.close_because(error)
+        else:
+            self.below.close()
 
 
 class TLSServer(TLSLayer):

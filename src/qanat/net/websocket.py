@@ -17,6 +17,7 @@ from qanat.wire.websocket import (
     ABNORMAL,
     GOING_AWAY,
     NORMAL,
+    PROTOCOL_ERROR,
     CloseReceived,
     PayloadReceived,
     WebSocketCodec,
@@ -48,6 +49,8 @@ class WebSocketLayer(Layer):
 
     def __init__(self, above: asyncio.Protocol, codec: WebSocketCodec) -> None:
         super().__init__(above)
+        self.farewell = NORMAL
+        """The code of a Close that nothing special is the matter with."""
         self._codec = codec
         self._closing = False
         self._close_seen = False
@@ -117,7 +120,10 @@ class WebSocketLayer(Layer):
         return False
 
     def close(self) -> None:
-        self.close_with(NORMAL)
+        self.close_with(self.farewell)
+
+    def close_because(self, error: Exception) -> None:
+        self.close_with(PROTOCOL_ERROR)
 
     def close_with(self, close_code: int, reason: str = "") -> None:
         """End with a Close frame. The reason is short, ASCII and free of names and addresses."""

@@ -76,7 +76,7 @@ class ConfigWatch:
 
     def __init__(self, proxy: Proxy, path: Path, load: Callable[[], ProxyConfig]) -> None:
         self._proxy, self._path, self._load = proxy, path, load
-        self._seen = _digest(path)
+        self._seen = b""  # the first look compares: the file may have changed since it was loaded
 
     def look(self, force: bool = False) -> bool:
         """Take up the file if it changed, or in any case; whether it was taken up."""
@@ -85,8 +85,10 @@ class ConfigWatch:
             return False
         self._seen = digest
         try:
-            config = self._load()
-            self._proxy.use_config(_keep_fixed(self._proxy.config, config))
+            config = _keep_fixed(self._proxy.config, self._load())
+            if config == self._proxy.config and not force:
+                return False
+            self._proxy.use_config(config)
         except ConfigInvalid as error:
             self._proxy.metrics.reload_success.set(0)
             log.error("config reload failed", errors=error.problems)

@@ -1,0 +1,149 @@
+"""Routes taken up while running, and what happens to what is going on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.proxy import (
+    LOOPBACK,
+    TestPKI,
+    TunnelEnd,
+    UpstreamPeer,
+    config_data,
+    echo,
+    proxy_running,
+    until,
+    upstream_running,
+)
+from tests.support.requirements import requirement
+
+RELOAD = {"enabled": True, "interval": "10ms"}
+
+
+def write(path: Path, pki: TestPKI, routes: dict[str, Any], **changes: Any) -> None:
+    changes = {"reload": RELOAD, **changes}
+    path.write_text(yaml.safe_dump(config_data(pki, routes, **changes)))
+
+
+async def status(end: TunnelEnd, name: str) -> int:
+    inner = await end.connect()
+    answer = await inner.ask(f"GET / HTTP/1.1\nHost: {name}.t.example\nConnection: close")
+    inner.abort()
+    return answer.status
+
+
+@requirement("proxy:41")
+async def test_edited_routes_are_served_without_a_restart_and_a_broken_file_changes_nothing(
+    pki: TestPKI, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "qanat")
+    path = tmp_path / "config.yaml"
+    async with upstream_running() as upstream:
+        routes: dict[str, Any] = {"a": upstream.url, "b": upstream.url}
+        write(path, pki, routes)
+        async with proxy_running(pki, routes, reload=RELOAD, config_path=path) as end:
+            kept = end.proxy.routes["b"]
+            write(path, pki, {"b": upstream.url, "c": upstream.url})
+            await until(lambda: "c" in end.proxy.routes)
+            assert [await status(end, name) for name in "abc"] == [502, 200, 200]
+            assert end.proxy.routes["b"] is kept
+            path.write_text("routes: [broken")
+            await until(lambda: end.proxy.metrics.reload_success._value.get() == 0)
+            assert [await status(end, name) for name in "abc"] == [502, 200, 200]
+            write(path, pki, {"a": upstream.url}, listen_addr="127.0.0.1:1")
+            await until(lambda: "a" in end.proxy.routes)
+            assert end.proxy.metrics.reload_success._value.get() == 1
+    said = {(record.getMessage(), vars(record)["fields"].get("route")) for record in caplog.records}
+    assert {("route added", "c"), ("route removed", "a"), ("config reload failed", None)} <= said
+    assert ("restart required", None) in said
+
+
+async def test_a_request_finishes_on_the_route_it_began_on(pki: TestPKI, tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def script(peer: UpstreamPeer) -> None:
+        await peer.request()
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbe")
+        await go_on.wait()
+        peer.send("gun")
+        await peer.head()
+
+    path = tmp_path / "config.yaml"
+    async with upstream_running(script) as old, upstream_running() as new:
+        write(path, pki, {"echo": old.url})
+        async with proxy_running(pki, {"echo": old.url}, reload=RELOAD, config_path=path) as end:
+            inner = await end.connect()
+            inner.send("GET / HTTP/1.1\nHost: echo.t.example")
+            await inner.head()
+            before = end.proxy.routes["echo"]
+            write(path, pki, {"echo": new.url})
+            await until(lambda: end.proxy.routes["echo"] is not before)
+            go_on.set()
+            assert b"".join([getattr(event, "data", b"") async for event in inner.rest()]) == b"begun"
+            assert (await inner.ask("GET /x HTTP/1.1\nHost: echo.t.example")).body == b"GET /x "
+
+
+async def test_connections_that_a_new_list_forbids_are_closed(pki: TestPKI, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    async with upstream_running(echo) as upstream:
+        write(path, pki, {"echo": upstream.url})
+        patient = {**LOOPBACK, "idle_timeout": "1h"}
+        async with proxy_running(pki, {"echo": upstream.url}, reload=RELOAD, config_path=path, upstream=patient) as end:
+            assert await status(end, "echo") == 200
+            write(path, pki, {"echo": upstream.url}, upstream={"allowed_ips": ["10.0.0.0/8"]})
+            await upstream.idle()
+            assert await status(end, "echo") == 502
+
+
+async def test_a_signal_looks_at_the_file_even_when_watching_is_off(pki: TestPKI, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write(path, pki, {"echo": "http://10.0.0.1:1"})
+    async with proxy_running(pki, {"echo": "http://10.0.0.1:1"}, config_path=path) as end:
+        write(path, pki, {"other": "http://10.0.0.1:1"})
+        end.running.reload_now.set()
+        await until(lambda: "other" in end.proxy.routes)
+
+
+async def change(end: TunnelEnd, path: Path, pki: TestPKI, url: str, statuses: list[int]) -> None:
+    """Change route and certificate, and see twenty more calls answered."""
+    route, serial = end.proxy.routes["echo"], end.proxy.certificate.serial
+    write(path, pki, {"echo": url})
+    pki.renew()
+    await until(lambda: end.proxy.routes["echo"] is not route and end.proxy.certificate.serial != serial)
+    seen = len(statuses)
+    await until(lambda: len(statuses) > seen + 20)
+
+
+async def test_routes_and_certificates_change_under_load_without_a_failed_call(
+    own_pki: TestPKI, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    statuses: list[int] = []
+    async with upstream_running() as one, upstream_running() as two:
+        write(path, own_pki, {"echo": one.url})
+        routes = {"echo": one.url}
+        async with proxy_running(own_pki, routes, reload=RELOAD, config_path=path, certificate_interval=0.01) as end:
+            done = asyncio.Event()
+
+            async def call() -> None:
+                while not done.is_set():
+                    inner = await end.connect()
+                    for _ in range(10):
+                        answer = await inner.ask("POST / HTTP/1.1\nHost: echo.t.example\nContent-Length: 2", b"hi")
+                        statuses.append(answer.status)
+                    inner.abort()
+
+            callers = [asyncio.create_task(call()) for _ in range(8)]
+            for turn in range(10):
+                await change(end, path, own_pki, (two if turn % 2 == 0 else one).url, statuses)
+            done.set()
+            await asyncio.gather(*callers)
+        assert one.seen
+        assert two.seen
+    print(f"\n{len(statuses)} calls over 10 changes of route and certificate, {statuses.count(200)} answered 200")
+    assert set(statuses) == {200}
