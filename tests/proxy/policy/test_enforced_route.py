@@ -14,8 +14,10 @@ from typing import Any
 import jwt
 import pytest
 
+from qanat.proxy.policy import keys
 from tests.proxy.policy.test_token import BAD_TOKENS
 from tests.support.issuer import Issuer, issuer_running, lookup
+from tests.support.oidc_provider import oidc_provider
 from tests.support.proxy import Answer, Inner, Upstream, UpstreamPeer, echo, make_pki, proxy_running, upstream_running
 from tests.support.requirements import requirement
 
@@ -254,3 +256,35 @@ async def test_the_issuer_is_never_looked_for_at_a_refused_address(
     place = await places.open(auth={"allowed_ips": ["10.0.0.0/8"]})
     assert (await place.get(Authorization=f"Bearer {place.issuer.token()}")).status == 503
     assert place.issuer.upstream.connections == 0
+
+
+@pytest.mark.slow
+@requirement("oauth:35")
+async def test_a_real_providers_tokens_open_the_route_and_its_rotated_key_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "REFETCH_AFTER", 0.0)  # the half minute between fetches is tested with a clock of its own
+    resource = "https://wiki.t.example/mcp"
+    async with AsyncExitStack() as stack:
+        provider = await stack.enter_async_context(oidc_provider(tmp_path, {resource: "wiki.read wiki.write"}))
+        upstream = await stack.enter_async_context(upstream_running(echo))
+        auth = {
+            "mode": "oauth",
+            "authorization_servers": [provider.issuer],
+            "ca_file": str(provider.ca_file),
+            "resource": resource,
+            "required_scopes": ["wiki.read"],
+        }
+        route = {"upstream": upstream.url, "auth": auth}
+        end = await stack.enter_async_context(proxy_running(make_pki(tmp_path), {"wiki": route}, lookup=lookup))
+        inner = await end.connect(sni="wiki.t.example")
+        head = "GET /mcp HTTP/1.1\nHost: wiki.t.example\nAuthorization: Bearer {}"
+        first = await provider.token(resource, "wiki.read")
+        assert (await inner.ask(head.format(first))).status == 200
+        assert upstream.seen[0].all("x-mcp-client") == ["agent"]
+        await provider.start("k2")
+        second = await provider.token(resource, "wiki.read")
+        assert (await inner.ask(head.format(second))).status == 200
+        assert (await inner.ask(head.format(first))).status == 401
+        unscoped = await provider.token(resource, "wiki.write")
+        assert (await inner.ask(head.format(unscoped))).status == 403
