@@ -162,6 +162,8 @@ class AnswerReader(Codec[AnswerEvent]):
     # Called by httptools.
 
     def on_message_begin(self) -> None:
+        if self._ended:
+            raise ProtocolError("upstream answered more than it was asked")  # stops the parser; nobody hears of it
         self._headers, self._head_size = [], 0
 
     def on_header(self, name: bytes, value: bytes) -> None:

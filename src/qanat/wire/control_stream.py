@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qanat.errors import ProtocolError
-from qanat.wire.capnp import Struct
+from qanat.wire.capnp import Message, MessageDecoder, Struct
 from qanat.wire.codec import Codec
 from qanat.wire.registration import (
     REGISTER_CONNECTION,
@@ -54,18 +54,17 @@ class ControlServer(Codec[RegisterReceived | UnregisterReceived | LocalConfigura
 
     def __init__(self) -> None:
         super().__init__()
-        self._rpc = RPCServer()
+        self._decoder, self._rpc = MessageDecoder(), RPCServer()
 
     def receive_data(self, data: bytes) -> None:
-        self._rpc.receive_data(data)
-        for event in self._rpc.events_received():
-            if isinstance(event, CallReceived):
-                self._receive_call(event)
-            else:
-                self._events.append(event)
+        try:
+            self._decoder.receive_data(data)
+        finally:
+            for message in self._decoder.events_received():
+                self._receive_message(message)
 
     def receive_eof(self) -> None:
-        self._rpc.receive_eof()
+        self._decoder.receive_eof()
 
     def data_to_send(self) -> bytes:
         return self._rpc.data_to_send()
@@ -77,6 +76,14 @@ class ControlServer(Codec[RegisterReceived | UnregisterReceived | LocalConfigura
     def refuse(self, question_id: int, error: ConnectionError) -> None:
         """Answer a registration: no. The connection is to be closed once that is sent."""
         self._rpc.respond(question_id, error.encode())
+
+    def _receive_message(self, message: Message) -> None:
+        self._rpc.receive_message(message)
+        for event in self._rpc.events_received():  # each call is answered before the next message is looked at
+            if isinstance(event, CallReceived):
+                self._receive_call(event)
+            else:
+                self._events.append(event)
 
     def _receive_call(self, call: CallReceived) -> None:
         match call.interface_id, call.method_id:
@@ -124,12 +131,14 @@ class ControlClient(Codec[ClientEvent]):
         self._methods: dict[int, int] = {}
 
     def receive_data(self, data: bytes) -> None:
-        self._rpc.receive_data(data)
-        for event in self._rpc.events_received():
-            if isinstance(event, Aborted):
-                self._events.append(event)
-            else:
-                self._receive_answer(event, self._methods.pop(event.question_id))
+        try:
+            self._rpc.receive_data(data)
+        finally:
+            for event in self._rpc.events_received():
+                if isinstance(event, Aborted):
+                    self._events.append(event)
+                else:
+                    self._receive_answer(event, self._methods.pop(event.question_id))
 
     def receive_eof(self) -> None:
         self._rpc.receive_eof()

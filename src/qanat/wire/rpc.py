@@ -97,10 +97,16 @@ class _RPC(Codec[E]):
         self.aborted = False
 
     def receive_data(self, data: bytes) -> None:
-        self._decoder.receive_data(data)
-        for message in self._decoder.events_received():
-            if not self.aborted:
-                self._receive(message, message.root())
+        try:
+            self._decoder.receive_data(data)
+        finally:  # whole messages before a broken one count, however the bytes were cut
+            for message in self._decoder.events_received():
+                self.receive_message(message)
+
+    def receive_message(self, message: Message) -> None:
+        """Take one whole message, for an owner who must act on each before the next."""
+        if not self.aborted:
+            self._receive(message, message.root())
 
     def receive_eof(self) -> None:
         self._decoder.receive_eof()
