@@ -104,7 +104,8 @@ def test_a_third_live_certificate_is_refused_until_one_is_archived(tenant: Tenan
 
 @requirement("tunnels-api:18")
 def test_the_same_certificate_again_is_a_conflict_that_is_not_retried(tenant: Tenant, tunnel: str) -> None:
-    pem, sent = make_ca(), []
+    pem = make_ca()
+    sent: list[httpx2.Request] = []
     hooks: dict[str, list[Any]] = {"request": [sent.append]}
     with httpx2.Client(event_hooks=hooks, verify=False) as http:
         client = anthropic.Anthropic(base_url=tenant.url, auth_token=tenant.mint(), http_client=http)

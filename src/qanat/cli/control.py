@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,3 +71,87 @@ async def _serve(config: ControlConfig) -> None:
         print(f"bootstrap credential: {config.bootstrap_path}", file=sys.stderr) if config.bootstrap.enabled else None
         print(f"control plane at {server.url}", file=sys.stderr, flush=True)
         await stop.wait()
+
+
+def _with_config(context: typer.Context) -> ControlConfig:
+    path = context.obj
+    assert path is None or isinstance(path, Path)
+    return load_config(path)
+
+
+@app.command("rotate-master-key")
+def rotate_master_key(context: typer.Context) -> None:
+    """Make a new master key and seal every secret again. Running control planes need not stop."""
+    config = _with_config(context)
+
+    async def work() -> None:
+        from qanat.control.operations.rotation import rotate_master_key
+        from qanat.control.server import open_operations
+
+        async with open_operations(config) as (operations, found):
+            key_id, count = await rotate_master_key(operations.context, found.organization_id)
+        print(f"master key {key_id} in {config.master_key_path}; {count} values sealed again")
+
+    _run(work())
+
+
+@app.command()
+def backup(context: typer.Context, file: Annotated[Path, typer.Argument(help="Must not exist yet.")]) -> None:
+    """Write the whole store to a file, secrets still sealed. Keep the master key file elsewhere."""
+    config = _with_config(context)
+
+    async def work() -> None:
+        from qanat.control.operations.backup import back_up
+        from qanat.control.server import open_database
+
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            async with open_database(config) as database:
+                count = await back_up(database, out)
+        print(f"{count} rows in {file}")
+
+    _run(work())
+
+
+@app.command()
+def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="A backup.")]) -> None:
+    """Fill an empty database from a backup; it may be of the other kind. Needs the backup's master key file."""
+    config = _with_config(context)
+
+    async def work() -> None:
+        import secrets
+
+        from qanat.control.operations.backup import restore
+        from qanat.control.server import open_database
+        from qanat.control.store.vault import Vault
+
+        with file.open("rb") as source:
+            async with open_database(config) as database:
+                count = await restore(database, source, config.master_key_path, Vault(secrets.token_bytes))
+        print(f"{count} rows restored")
+
+    _run(work())
+
+
+@app.command("operator-token")
+def operator_token(context: typer.Context) -> None:
+    """Print a token with an operator's rights, good for an hour. For whoever stands at the server; it is audited."""
+    config = _with_config(context)
+
+    async def work() -> None:
+        from qanat.control.operations.context import Actor
+        from qanat.control.server import open_operations
+
+        async with open_operations(config) as (operations, found):
+            actor = Actor(id="local", kind="local", organization_id=found.organization_id)
+            made = await operations.keys.create_operator_token(actor)
+        assert made.token is not None
+        print(made.token.get_secret_value())
+
+    _run(work())
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(work)
+    except (QanatError, OSError) as error:
+        fail(error)

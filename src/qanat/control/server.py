@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 from pydantic import SecretStr
+from sqlalchemy.exc import ArgumentError
 from starlette.types import ASGIApp
 
 from qanat.control.config import ControlConfig, ServiceKey, split_address
@@ -67,6 +68,7 @@ async def serve(config: ControlConfig, **sources: Any) -> AsyncIterator[ControlS
             closing = asyncio.Event()
             app = make_app(operations, service_keys, closing)
             async with _running(app, config, listener, closing, operations.housekeeping.run()):
+                _log_policy(config)
                 log.info("listening", address=f"{host}:{port}", url=url)
                 yield ControlServer(host, port, url, operations, bootstrapped)
         log.info("stopped")
@@ -75,10 +77,7 @@ async def serve(config: ControlConfig, **sources: Any) -> AsyncIterator[ControlS
 @contextlib.asynccontextmanager
 async def open_operations(config: ControlConfig, **sources: Any) -> AsyncIterator[tuple[Operations, Bootstrapped]]:
     """The operations over the configured store, migrated and bootstrapped. For the server and for local commands."""
-    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = Database(database_url(config))
-    try:
-        await migrate(database)
+    async with open_database(config) as database:
         context = Context(config=config, database=database, vault=_vault(sources), **sources)
         found = await bootstrap(context)
         operations = make_operations(context)
@@ -86,8 +85,33 @@ async def open_operations(config: ControlConfig, **sources: Any) -> AsyncIterato
             yield operations, found
         finally:
             await operations.close()
+
+
+@contextlib.asynccontextmanager
+async def open_database(config: ControlConfig) -> AsyncIterator[Database]:
+    """The configured database, its schema the newest. Raises `ConfigInvalid`, `StoreUnavailable`."""
+    try:
+        config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = Database(database_url(config))
+    except (OSError, ValueError, ArgumentError) as error:
+        raise ConfigInvalid([f"data_dir or database_url: {_plainly(error)}"]) from None
+    try:
+        await migrate(database)
+        yield database
     finally:
         await database.close()
+
+
+def _plainly(error: Exception) -> str:
+    """An error's text, but none that could repeat the database's password."""
+    return "not a database URL" if isinstance(error, ArgumentError) else getattr(error, "strerror", None) or str(error)
+
+
+def _log_policy(config: ControlConfig) -> None:
+    """Whatever the strict fetch policy was relaxed by stands in the log."""
+    for name, value in config.federation.fetch_policy:
+        if value:
+            log.warn("fetch policy relaxed", by=name, value=[str(item) for item in value])
 
 
 def _vault(sources: dict[str, Any]) -> Vault:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Insert, event, insert
@@ -34,6 +35,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._writing = asyncio.Lock()
         if self.is_sqlite:
+            _create_private(self.url)
             self._writer = _sqlite_engine(self.url, begin="BEGIN IMMEDIATE", pool_size=1)
             self._reader = _sqlite_engine(self.url, begin="BEGIN", pool_size=4)
         else:
@@ -88,6 +90,12 @@ def _without_parameters(error: StatementError) -> StatementError:
     """The same error, its statement's parameters forgotten: they may be secrets, and tracebacks are logged."""
     error.hide_parameters = True
     return error
+
+
+def _create_private(url: URL) -> None:
+    """Make the file before SQLite does, for its owner alone; the files beside it inherit that."""
+    if url.database and url.database != ":memory:":
+        Path(url.database).touch(mode=0o600, exist_ok=True)
 
 
 def async_url(url: str) -> URL:
