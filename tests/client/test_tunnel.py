@@ -12,6 +12,8 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from qanat.client import TunnelFailed, open_tunnel
+from qanat.client.forward import serve_forward
+from qanat.pki.material import load_certificates
 from tests.support.edge import CLIENT_NAME
 from tests.support.gateway import Wiki, wiki_server
 from tests.support.path import PathParts, Served, edge_running, tunnel_running
@@ -80,3 +82,32 @@ async def test_the_edges_refusal_names_its_code_and_hop(way: Way) -> None:
             await http.get("https://wiki.nobody99.tunnel.example.net/mcp")
     assert (caught.value.reason, caught.value.hop) == ("unknown_host", "edge")
     assert isinstance(caught.value, httpx2.ConnectError)
+
+
+@requirement("client:5")
+async def test_a_loopback_port_leads_through_the_tunnel(way: Way) -> None:
+    host = httpx2.URL(way.served.url("wiki")).host
+    anchors = load_certificates(way.served.ca.certificate_pem)
+    async with serve_forward(way.parts.edge, host, anchors) as forward:
+        async with Client(f"{forward.url}/mcp") as mcp:
+            result = await mcp.call_tool("search", {"q": "x"})
+        assert result.content[0].text == "found x"  # type: ignore[union-attr]
+        async with httpx2.AsyncClient(base_url=forward.url) as http:
+
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"{"
+                yield b"}"
+
+            assert (await http.post("/nothing", content=pieces())).status_code == 404
+            assert (await http.post("/nothing", content=b"{}")).status_code == 404
+            for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+                refused = await http.get("/mcp", headers=headers)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden_host")
+    assert way.wiki.requests[-1][1]["x-forwarded-host"] == host
+
+
+async def test_a_forward_says_why_the_tunnel_failed(way: Way) -> None:
+    nobody, anchors = "wiki.nobody99.tunnel.example.net", [way.served.ca.certificate]
+    async with serve_forward(way.parts.edge, nobody, anchors) as forward, httpx2.AsyncClient() as http:
+        answer = await http.get(f"{forward.url}/mcp")
+    assert (answer.status_code, answer.json()["error"]["hop"]) == (502, "edge")

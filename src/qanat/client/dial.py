@@ -62,12 +62,21 @@ def inner_context() -> ssl.SSLContext:
 
 async def dial(edge: Edge, host: str, anchors: Sequence[x509.Certificate], timeout: float) -> TunnelStream:
     """A byte stream to the server `host`, inside inner TLS. Raises `TunnelFailed` within `timeout` seconds."""
+    stream = TunnelStream()
+    await dial_transport(edge, host, anchors, timeout, stream.receiver)
+    return stream
+
+
+async def dial_transport(
+    edge: Edge, host: str, anchors: Sequence[x509.Certificate], timeout: float, above: asyncio.Protocol
+) -> asyncio.Transport:
+    """The same, pushed: `above` has had `connection_made` with the transport when this returns."""
     if not anchors:
         raise TunnelFailed("no_trusted_certificate", "proxy", "no CA certificate is registered on the tunnel")
     try:
         async with asyncio.timeout(timeout):
             websocket = await _dial_websocket(edge, host, timeout)
-            return await _start_inner(websocket, host, anchors, timeout)
+            return await _start_inner(websocket, host, anchors, timeout, above)
     except TimeoutError:
         raise TunnelFailed("connect_timeout", "edge", "connecting took too long", may_retry=True) from None
 
@@ -96,8 +105,12 @@ async def _dial_websocket(edge: Edge, host: str, timeout: float) -> WebSocketCli
 
 
 async def _start_inner(
-    websocket: WebSocketClient, host: str, anchors: Sequence[x509.Certificate], timeout: float
-) -> TunnelStream:
+    websocket: WebSocketClient,
+    host: str,
+    anchors: Sequence[x509.Certificate],
+    timeout: float,
+    above: asyncio.Protocol,
+) -> asyncio.Transport:
     refusals: list[CertificateRefused] = []
 
     def verify(tls: ssl.SSLObject) -> None:
@@ -112,9 +125,8 @@ async def _start_inner(
         layer.connection_made(websocket)
         websocket.resume_reading()
 
-    stream = TunnelStream()
     try:
-        await start_tls(below, stream.receiver, inner_context(), host, timeout=timeout, verify=verify)
+        return await start_tls(below, above, inner_context(), host, timeout=timeout, verify=verify)
     except (TLSFailed, TLSTruncated, OSError, ProtocolError) as error:
         if refusals:
             raise TunnelFailed("server_certificate_refused", "proxy", refusals[0].reason) from error
@@ -122,7 +134,6 @@ async def _start_inner(
     except BaseException:
         websocket.abort()
         raise
-    return stream
 
 
 def _judge(tls: ssl.SSLObject, host: str, anchors: Sequence[x509.Certificate]) -> None:
