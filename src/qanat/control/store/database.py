@@ -45,6 +45,7 @@ class Database:
                 max_overflow=0,
                 pool_timeout=BUSY_TIMEOUT,
                 pool_pre_ping=True,
+                hide_parameters=True,
                 connect_args={"timeout": BUSY_TIMEOUT, "command_timeout": 30},
             )
 
