@@ -33,6 +33,9 @@ async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
         yield server
 
 
+pytestmark = pytest.mark.slow
+
+
 def cluster_settings(files: OperatorFiles, redis: RedisServer, **changes: Any) -> dict[str, Any]:
     return {
         "redis_url": redis.url,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 REQUIREMENTS: dict[str, str] = {
-    "edge:wrong-clients": "Each kind of wrong client is refused with its stated outcome, and counted; the right one is served",
+    "edge:wrong-clients": "Each kind of wrong client is refused as stated, and counted; the right one is served",
     "edge:internal-headers": "Nothing a client sends selects internal headers",
     "edge:proxy-protocol": "Behind a balancer the client's address comes from the PROXY protocol, version 2",
     "edge:relay": "A client on one node reaches a tunnel held only by another; a cut between them is a typed error",

@@ -62,7 +62,6 @@ class ClusterDirectory:
         self._task: asyncio.Task[None] | None = None
         self.up = False
         self._joined = asyncio.Event()
-        self._closing = False
 
     async def start(self, patience: float) -> None:
         """Begin to speak and to listen; returns once we know the others, or `patience` seconds have passed."""
@@ -83,10 +82,8 @@ class ClusterDirectory:
 
     async def close(self) -> None:
         """Say good-bye, if Redis is there to hear it."""
-        self._closing = True
-        while self._task is not None and not self._task.done():
-            self._task.cancel()  # again: a cancellation that meets a failing task group can get lost (CPython 3.11)
-            await asyncio.wait([self._task], timeout=1.0)
+        if self._task is not None:
+            await _stop([self._task])
         with suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(SOCKET_TIMEOUT):
                 await self._say_goodbye()
@@ -95,23 +92,34 @@ class ClusterDirectory:
 
     async def _run(self) -> None:
         backoff = FIRST_BACKOFF
-        while not self._closing:
+        while True:
+            started = asyncio.get_running_loop().time()
+            tasks: list[asyncio.Task[None]] = []
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    listening = asyncio.Event()
-                    tasks.create_task(self._listen(listening))
-                    await asyncio.wait_for(listening.wait(), SOCKET_TIMEOUT)
-                    await self._reload()
-                    self._set_up(True)
-                    backoff = FIRST_BACKOFF
-                    tasks.create_task(self._speak())
-                    tasks.create_task(self._keep_fresh())
-            except* (RedisError, OSError) as errors:
+                await self._take_part(tasks)
+            except (RedisError, OSError) as error:
                 if self.up or backoff == FIRST_BACKOFF:
-                    _log.warn("redis lost, going on with what is known", error=str(errors.exceptions[0]))
+                    _log.warn("redis lost, going on with what is known", error=str(error) or type(error).__name__)
+            finally:
+                await _stop(tasks)
             self._set_up(False)
+            if asyncio.get_running_loop().time() - started > MAX_BACKOFF:
+                backoff = FIRST_BACKOFF
             await asyncio.sleep(backoff)
             backoff = min(MAX_BACKOFF, backoff * 2)
+
+    async def _take_part(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Listen, then speak, until one of both fails. Raises `RedisError`, `OSError`."""
+        listening = asyncio.Event()
+        tasks.append(asyncio.create_task(self._listen(listening)))
+        async with asyncio.timeout(SOCKET_TIMEOUT):
+            await listening.wait()
+        await self._reload()
+        self._set_up(True)
+        tasks += [asyncio.create_task(self._speak()), asyncio.create_task(self._keep_fresh())]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
     def _set_up(self, up: bool) -> None:
         if up and not self.up:
@@ -210,3 +218,14 @@ class ClusterDirectory:
 
     def _route_key(self, tunnel: UUID) -> str:
         return f"{self._config.prefix}live:{tunnel}:{self.node.id}"
+
+
+async def _stop(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until they have ended: the Redis client can swallow a cancellation that meets an answer."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.5)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 import uvloop
@@ -12,6 +13,7 @@ import uvloop
 from qanat.config import load
 from qanat.edge.config import EdgeConfig, parse_listen
 from qanat.edge.server import serve
+from qanat.edge.workers import for_worker, supervise, worker_number
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger, setup_logging
 
@@ -22,18 +24,23 @@ def run(path: Path, workers: int) -> int:
     """Run until SIGTERM or SIGINT; a second signal ends at once. Returns the exit status. Raises `ConfigInvalid`."""
     config = load(EdgeConfig, path)
     setup_logging(config.log_level, config.log_format)
-    if workers > 1:
-        raise ConfigInvalid(["--workers: more than one needs the section cluster"])
+    number = worker_number()
+    if number is None and workers > 1:
+        if config.cluster is None:
+            raise ConfigInvalid(["cluster is required for more than one worker"])
+        return asyncio.run(supervise(path, workers))
+    if number is not None:
+        config = for_worker(config, number)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run_node(config))
+            runner.run(run_node(config, reuse_port=number is not None))
     except OSError as error:
         _log.error("edge stopped", error=str(error))
         return 1
     return 0
 
 
-async def run_node(config: EdgeConfig) -> None:
+async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
     """One node from start to drained."""
     loop = asyncio.get_running_loop()
     stop, stop_now = asyncio.Event(), asyncio.Event()
@@ -43,16 +50,17 @@ async def run_node(config: EdgeConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    async with serve(config) as edge:
+    async with serve(config, reuse_port=reuse_port) as edge:
         metrics = None
         if config.metrics_addr is not None:
             host, port = parse_listen(config.metrics_addr)
             metrics = prometheus_client.start_http_server(port, host or "0.0.0.0", edge.metrics.registry)  # noqa: S104
         await stop.wait()
-        tasks = {asyncio.create_task(edge.drain()), asyncio.create_task(stop_now.wait())}
+        tasks: set[asyncio.Task[Any]] = {asyncio.create_task(edge.drain()), asyncio.create_task(stop_now.wait())}
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if metrics is not None:
             metrics[0].shutdown()
             metrics[0].server_close()
