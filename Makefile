@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 ENVIRONMENTS := $(patsubst tests/environments/%.txt,.venv-%/.installed,$(wildcard tests/environments/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast check format bench fuzz lock sbom prepare clean
+.PHONY: help demo test fast check format docs bench fuzz lock sbom prepare clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ check: $(DEV) ## lint, format, types, architecture, docs
 format: $(DEV) ## rewrite the code in the house format
 	@$(RUN)ruff format
 	@$(RUN)ruff check --fix
+
+docs: $(DEV) ## write what the reference pages take from the code
+	@$(RUN)python -m tests.docs.generate
 
 bench: $(DEV) ## measure: ratios in one run on one machine, CPU seconds beside wall time
 	@$(RUN)python -m bench
