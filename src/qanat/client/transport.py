@@ -47,7 +47,7 @@ class TunnelTransport(httpx2.AsyncHTTPTransport):
     """Give it to `httpx2.AsyncClient(transport=…)`; every request then goes through the edge."""
 
     def __init__(
-        self, edge: Edge, anchors: Anchors, *, max_connections: int = 32, keepalive_expiry: float = 60.0
+        self, edge: Edge, anchors: Anchors, *, max_connections: int = 256, keepalive_expiry: float = 60.0
     ) -> None:
         unused = inner_context()  # the backend brings TLS of its own; this spares loading the system's roots
         super().__init__(verify=unused, trust_env=False)

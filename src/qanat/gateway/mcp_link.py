@@ -56,8 +56,12 @@ class Observed(httpx2.AsyncBaseTransport):
     max_bytes: int
     statuses: list[int] = field(default_factory=list)
     failure: BaseException | None = None
+    listens: bool = False
+    """Whether a stream of server messages is wanted; otherwise it would hold a connection for nothing."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET" and not self.listens and "last-event-id" not in request.headers:
+            return httpx2.Response(405)
         try:
             response = await self.inner.handle_async_request(request)
         except Exception as error:
@@ -252,6 +256,7 @@ class Link:
                 raise
         log.debug("falling back to the SSE transport", host=httpx2.URL(self._url).host)
         self.observed.statuses.clear()
+        self.observed.listens = True
         streams = self._sse_streams(self.observed)
         return await stack.enter_async_context(Client(streams, mode="legacy", client_info=INFO, cache=None))
 
