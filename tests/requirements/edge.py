@@ -11,5 +11,8 @@ REQUIREMENTS: dict[str, str] = {
     "edge:redis-loss": "Without Redis known routes go on; what is new is announced when it returns",
     "edge:drain": "A draining node tells clients to move, withdraws its routes and cuts nothing that still runs",
     "edge:node-lost": "Streams through a node that dies end with a reason, and new ones find another node",
+    "edge:fail-static": "Without the control plane what is known goes on; what changed meanwhile holds once it is back",
+    "edge:push": "Archiving, rotation and certificates take effect at once, by push",
+    "edge:events": "Operators see connectors registered, refused and lost, clients refused, and a tunnel's first use",
 }
 GAPS: dict[str, str] = {}
