@@ -9,7 +9,7 @@ from tests.support.loopback_edge import LoopbackEdge, tunnel_token
 RUNGS = ["http2", "quic", "wss"]
 
 
-def config_for(edge: LoopbackEdge, **changes: object) -> ConnectorConfig:
+def config_for(edge: LoopbackEdge, /, **changes: object) -> ConnectorConfig:
     """What a connector of `edge` is told; a change to None leaves a setting out."""
     settings: dict[str, object] = {
         "token": tunnel_token(),

@@ -12,6 +12,7 @@ from qanat.connector.server import Connector, serve
 from tests.connector.conftest import RUNGS, config_for
 from tests.support.loopback_edge import TIMEOUT, LoopbackEdge, loopback_edge, tunnel_token
 from tests.support.pki import throwaway_ca
+from tests.support.proxy import until
 from tests.support.requirements import requirement
 from tests.support.tunnel import Client, Upstreams, websocket_request
 
@@ -25,9 +26,7 @@ def fields(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, obj
 
 async def wait_logged(caplog: pytest.LogCaptureFixture, message: str, count: int = 1) -> list[dict[str, object]]:
     """The fields of the first `count` lines with this message, once they are there."""
-    async with asyncio.timeout(TIMEOUT):
-        while len(fields(caplog, message)) < count:  # noqa: ASYNC110 - the log has no event to wait for
-            await asyncio.sleep(0.01)
+    await until(lambda: len(fields(caplog, message)) >= count)
     return fields(caplog, message)[:count]
 
 

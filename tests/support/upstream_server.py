@@ -6,6 +6,7 @@ Written with `httptools` and the WebSocket layer; whatever a test wants to happe
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -180,11 +181,14 @@ class _Tracked(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def upstream_server() -> AsyncIterator[UpstreamServer]:
-    """A listening server."""
-    server = UpstreamServer()
-    listener = await asyncio.get_running_loop().create_server(lambda: _Connection(server), "127.0.0.1", 0)
-    server.port = listener.sockets[0].getsockname()[1]
+async def upstream_server(unix: str = "", tls: ssl.SSLContext | None = None) -> AsyncIterator[UpstreamServer]:
+    """A listening server, on TCP or on a unix socket."""
+    server, loop = UpstreamServer(), asyncio.get_running_loop()
+    if unix:
+        listener = await loop.create_unix_server(lambda: _Connection(server), unix)
+    else:
+        listener = await loop.create_server(lambda: _Connection(server), "127.0.0.1", 0, ssl=tls)
+        server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
     finally:

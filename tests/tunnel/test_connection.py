@@ -162,10 +162,20 @@ async def test_a_reader_that_pauses_stops_the_writer_and_loses_nothing(carrier: 
 class Hesitant(Upstream):
     """Stops reading at every piece, and goes on a moment later."""
 
+    arrived: asyncio.Event
+
+    async def got(self, size: int) -> None:
+        """Return once that many bytes have arrived."""
+        while len(self.received) < size:
+            self.arrived = asyncio.Event()
+            await self.arrived.wait()
+
     def data_received(self, data: bytes) -> None:
         self.received += data
         self.stream.pause_reading()
         asyncio.get_running_loop().call_later(0, self.stream.resume_reading)
+        if hasattr(self, "arrived"):
+            self.arrived.set()
 
 
 async def test_a_reader_that_keeps_pausing_still_gets_every_byte_in_order(carrier: str) -> None:
@@ -178,8 +188,7 @@ async def test_a_reader_that_keeps_pausing_still_gets_every_byte_in_order(carrie
             client.transport.write(piece)
             await asyncio.sleep(0)
         async with asyncio.timeout(TIMEOUT):
-            while len(upstream.received) < len(sent):
-                await asyncio.sleep(0)
+            await upstream.got(len(sent))
         assert upstream.received == sent
 
 

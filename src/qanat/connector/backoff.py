@@ -35,6 +35,10 @@ class Backoff:
         self.attempts += 1
         return max(FLOOR, longest * (0.5 + random / 2))
 
+    def before_untried(self, random: float) -> float:
+        """The pause before a way out that has not failed yet: what is known of the others says nothing about it."""
+        return FLOOR + (FIRST_RETRY - FLOOR) * random
+
     def after_refusal(self, random: float, retry_after: float = 0.0) -> float:
         """The pause after a refused registration: at least what the edge asked for, at most five minutes of it."""
         pause = 2 * self.after_failure(random)

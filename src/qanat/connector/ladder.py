@@ -40,6 +40,11 @@ class Ladder:
         """The rung to dial on."""
         return self.rungs[self.position]
 
+    @property
+    def is_untried(self) -> bool:
+        """Whether nothing is known against the present rung."""
+        return self.rung not in self.reasons
+
     def dial_failed(self, rung: str, reason: str, live: int, now: float) -> bool:
         """Take note of a failed dial while `live` connections stand; True when it made us change the rung."""
         self.reasons[rung] = reason

@@ -126,6 +126,8 @@ class Slot:
         )
         if shared.ladder.dial_failed(rung, reason, len(shared.live), now):
             log.warn("Switching to another protocol", was=rung, protocol=shared.ladder.rung, error=reason)
+            if shared.ladder.is_untried:
+                return self._backoff.before_untried(random.random())  # noqa: S311 - jitter
         return self._backoff.after_failure(random.random())  # noqa: S311 - jitter
 
     async def _live(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
 from typing import cast
 
 from qh3._hazmat import pull_quic_header
@@ -157,7 +156,6 @@ class _Dialled(asyncio.DatagramProtocol):
         self._address = address
         self._engine = Engine(configuration, REQUEST_STREAMS)
         self.connection = QUICConnectorConnection(self._engine, handler, self._send)
-        self.refusal: OSError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.DatagramTransport", transport)
@@ -170,8 +168,8 @@ class _Dialled(asyncio.DatagramProtocol):
         self.connection.link.datagram_received(data, self._address)
 
     def error_received(self, exc: Exception) -> None:
-        if isinstance(exc, OSError):  # nobody listens there, says the host; it may be forged, so the timeout decides
-            self.refusal = exc
+        if not self.connection.connected.done():  # nobody listens there, says the host
+            self.connection.connected.set_exception(exc)
 
     def _send(self, data: bytes, address: NetworkAddress) -> None:
         if not self.transport.is_closing():
@@ -204,9 +202,8 @@ async def dial_quic(
             await dialled.connection.connected
     except TimeoutError:
         dialled.connection.close()
-        raise dialled.refusal or TimeoutError("timeout: no answer over UDP") from None
+        raise TimeoutError("no answer over UDP") from None
     except BaseException:
-        with suppress(Exception):
-            dialled.connection.close()
+        dialled.connection.close()
         raise
     return dialled.connection
