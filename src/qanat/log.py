@@ -6,11 +6,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import contextlib
 import json
 import logging
 import sys
-from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, TextIO
+import time
+from collections.abc import Mapping
+from typing import ClassVar, Literal, TextIO
 
 Level = Literal["debug", "info", "warn", "error"]
 _LEVELS: dict[str, int] = {
@@ -19,7 +23,48 @@ _LEVELS: dict[str, int] = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
+_ROOT = logging.getLogger()
 _NAMES = {number: name for name, number in _LEVELS.items()} | {logging.CRITICAL: "error"}
+
+
+class LineWriter(logging.Handler):
+    """Writes lines to a stream, all of one loop tick at once; errors, and lines from outside a loop, immediately.
+
+    A request costs two lines: one system call each would be a good part of the proxy's CPU.
+    """
+
+    def __init__(self, stream: TextIO, formatter: LineFormatter) -> None:
+        super().__init__()
+        self.formatter: LineFormatter = formatter
+        self._stream = stream
+        self._lines: list[str] = []
+        self._flushing_on: asyncio.AbstractEventLoop | None = None
+        atexit.register(self.flush)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.write(self.format(record), urgent=record.levelno >= logging.ERROR)
+
+    def write(self, line: str, urgent: bool = False) -> None:
+        """Write one line, or let it wait for the others of this tick."""
+        self._lines.append(line)
+        try:
+            loop = None if urgent else asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None:
+            self.flush()
+        elif loop is not self._flushing_on:
+            self._flushing_on = loop
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits. A stream that is gone loses it: there is nowhere to say so."""
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines, self._flushing_on = self._lines, [], None
+            if lines:
+                with contextlib.suppress(ValueError, OSError):
+                    self._stream.write("\n".join(lines) + "\n")
+                    self._stream.flush()
 
 
 class Logger:
@@ -42,15 +87,22 @@ class Logger:
 
     def exception(self, msg: str, /, **fields: object) -> None:
         """An error with the current traceback: for bugs only."""
-        self._log(logging.ERROR, msg, fields, exc_info=True)
+        self._logger.error("%s", msg, extra={"fields": fields}, exc_info=True)
 
     def enabled(self, level: Level) -> bool:
         """Whether a line at `level` would be written: ask before building expensive fields."""
         return self._logger.isEnabledFor(_LEVELS[level])
 
-    def _log(self, level: int, msg: str, fields: dict[str, object], exc_info: bool = False) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, "%s", msg, extra={"fields": fields}, exc_info=exc_info)
+    def _log(self, level: int, msg: str, fields: dict[str, object]) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        handlers = _ROOT.handlers
+        if len(handlers) == 1 and isinstance(handlers[0], LineWriter):
+            writer = handlers[0]  # nobody else listens: straight to the line, without a record
+            line = writer.formatter.line(time.time(), level, msg, self._logger.name, fields)
+            writer.write(line, urgent=level >= logging.ERROR)
+        else:
+            self._logger.log(level, "%s", msg, extra={"fields": fields})
 
 
 def get_logger(name: str) -> Logger:
@@ -58,34 +110,50 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
-class JSONFormatter(logging.Formatter):
-    """A record as one line of JSON."""
+class LineFormatter(logging.Formatter):
+    """Makes a line of a record, or of what would have become one."""
+
+    def line(self, created: float, level: int, msg: str, name: str, fields: Mapping[str, object]) -> str:
+        """The line. `created` is Unix seconds."""
+        raise NotImplementedError
 
     def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC)
-            .isoformat(timespec="microseconds")
-            .replace("+00:00", "Z"),
-            "level": _NAMES.get(record.levelno, record.levelname.lower()),
-            "msg": record.getMessage(),
-            "logger": record.name,
-        }
-        entry.update(getattr(record, "fields", {}))
+        fields: dict[str, object] = dict(getattr(record, "fields", {}))
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str, ensure_ascii=True)
+            fields["traceback"] = self.formatException(record.exc_info)
+        return self.line(record.created, record.levelno, record.getMessage(), record.name, fields)
 
 
-class TextFormatter(logging.Formatter):
-    """A record for people: `15:04:05 INF Registered tunnel connection connIndex=0 protocol=http2`."""
+class JSONFormatter(LineFormatter):
+    """One JSON object."""
+
+    _second: ClassVar[tuple[int, str]] = (-1, "")
+    _encode = staticmethod(json.JSONEncoder(default=str, ensure_ascii=True).encode)
+
+    def line(self, created: float, level: int, msg: str, name: str, fields: Mapping[str, object]) -> str:
+        second = int(created)
+        if self._second[0] != second:  # most lines share their second with the one before
+            JSONFormatter._second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        entry = {
+            "time": f"{self._second[1]}.{int((created - second) * 1e6):06d}Z",
+            "level": _NAMES.get(level) or logging.getLevelName(level).lower(),
+            "msg": msg,
+            "logger": name,
+            **fields,
+        }
+        return self._encode(entry)
+
+
+class TextFormatter(LineFormatter):
+    """For people: `2026-08-01T15:04:05Z INF Registered tunnel connection connIndex=0 protocol=http2`."""
 
     _SHORT: ClassVar[dict[int, str]] = {logging.DEBUG: "DBG", logging.INFO: "INF", logging.WARNING: "WRN"}
 
-    def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        fields = " ".join(f"{key}={_text(value)}" for key, value in getattr(record, "fields", {}).items())
-        line = f"{time} {self._SHORT.get(record.levelno, 'ERR')} {record.getMessage()} {fields}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+    def line(self, created: float, level: int, msg: str, name: str, fields: Mapping[str, object]) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created))
+        texts = " ".join(f"{key}={_text(value)}" for key, value in fields.items() if key != "traceback")
+        line = f"{moment} {self._SHORT.get(level, 'ERR')} {msg} {texts}".rstrip()
+        return f"{line}\n{fields['traceback']}" if "traceback" in fields else line
 
 
 def _text(value: object) -> str:
@@ -96,9 +164,6 @@ def _text(value: object) -> str:
 
 def setup_logging(level: Level = "info", style: Literal["json", "text"] = "json", stream: TextIO | None = None) -> None:
     """Send every logger's lines to `stream` (standard error by default). Called once by a command."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JSONFormatter() if style == "json" else TextFormatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)  # libraries: httpx2 logs URLs with their queries at info
+    _ROOT.handlers[:] = [LineWriter(stream or sys.stderr, JSONFormatter() if style == "json" else TextFormatter())]
+    _ROOT.setLevel(logging.WARNING)  # libraries: httpx2 logs URLs with their queries at info
     logging.getLogger("qanat").setLevel(_LEVELS[level])

@@ -1,0 +1,86 @@
+"""Log lines: their shape, that nothing breaks out of one, and that none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from qanat.log import get_logger, setup_logging
+
+logger = get_logger("qanat.test")
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """Logging set up on a stream, and put back afterwards."""
+    root, ours = logging.getLogger(), logging.getLogger("qanat")
+    before = root.handlers[:], root.level, ours.level
+    stream = io.StringIO()
+    setup_logging("info", "json", stream)
+    yield stream
+    root.handlers[:], root.level = before[0], before[1]
+    ours.setLevel(before[2])
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_a_json_object_with_the_phrase_and_its_fields(stream: io.StringIO) -> None:
+    logger.info("route configured", route="tickets", port=80)
+    logger.debug("too quiet")
+    (line,) = lines(stream)
+    assert (line["level"], line["msg"], line["logger"]) == ("info", "route configured", "qanat.test")
+    assert (line["route"], line["port"]) == ("tickets", 80)
+    assert str(line["time"]).endswith("Z")
+    assert len(str(line["time"])) == len("2026-08-01T09:30:00.123456Z")
+
+
+def test_nothing_a_peer_says_breaks_out_of_its_line(stream: io.StringIO) -> None:
+    logger.warn("client refused", reason='a\r\n{"msg": "forged"}\x1b[31m')
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_secret_prints_as_stars_and_any_object_as_text(stream: io.StringIO) -> None:
+    logger.info("x", secret=SecretStr("hunter2"), error=ValueError("why"))
+    assert "hunter2" not in stream.getvalue()
+    assert lines(stream)[0]["error"] == "why"
+
+
+async def test_the_lines_of_one_tick_are_written_together_and_in_order(stream: io.StringIO) -> None:
+    for number in range(3):
+        logger.info("line", number=number)
+    assert stream.getvalue() == ""
+    await asyncio.sleep(0)
+    assert [line["number"] for line in lines(stream)] == [0, 1, 2]
+
+
+async def test_an_error_takes_everything_before_it_along_at_once(stream: io.StringIO) -> None:
+    logger.info("before")
+    logger.error("broken")
+    assert [line["msg"] for line in lines(stream)] == ["before", "broken"]
+
+
+def test_a_traceback_and_other_libraries_lines_have_the_same_shape(stream: io.StringIO) -> None:
+    try:
+        raise KeyError("bug")
+    except KeyError:
+        logger.exception("internal error", part="proxy")
+    logging.getLogger("library").warning("careful with %s", "that")
+    logging.getLogger("library").info("https://host/?secret=1")
+    first, second = lines(stream)
+    assert "KeyError: 'bug'" in str(first["traceback"])
+    assert (second["msg"], second["level"]) == ("careful with that", "warn")
+
+
+def test_text_for_people(stream: io.StringIO) -> None:
+    setup_logging("info", "text", stream)
+    logger.info("Registered tunnel connection", connIndex=0, location="edge one")
+    assert stream.getvalue().split(" ", 1)[1] == 'INF Registered tunnel connection connIndex=0 location="edge one"\n'
