@@ -18,7 +18,8 @@ OURS = b"https://echo.t.example"
     (b"http://hello-mcp:80/mcp?a=b#c", OURS + b"/mcp?a=b#c"), (b"http://hello-mcp/mcp", OURS + b"/mcp"),
     (b"HTTP://Hello-MCP:80", OURS), (b"http://echo.t.example/x", OURS + b"/x"),
     (b"http://echo.t.example:80/", OURS + b"/"), (b"http://hello-mcp:80\\@evil/", None),
-    (b"https://hello-mcp:80/", None), (b"http://hello-mcp:8080/", None), (b"http://hello-mcp.evil:80/", None),
+    (b"https://hello-mcp:80/x", OURS + b"/x"),
+    (b"https://hello-mcp/", None), (b"http://hello-mcp:8080/", None), (b"http://hello-mcp.evil:80/", None),
     (b"http://hello-mcp:80@evil/", None), (b"/relative", None), (b"https://echo.t.example/x", None),
     (b"http://other/?u=http://hello-mcp:80/", None), (b"//hello-mcp:80/", None), (b"", None),
 ])  # fmt: skip

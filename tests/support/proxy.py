@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -478,44 +478,69 @@ async def upstream_running(script: Script = echo, context: ssl.SSLContext | None
         raise errors[0]
 
 
-@asynccontextmanager
-async def bridge_running(end: TunnelEnd) -> AsyncIterator[int]:
-    """A local TCP port whose connections come out as tunnel streams: any TLS client can use it. Yields the port."""
+class Bridge:
+    """A local TCP port whose connections come out as tunnel streams: any TLS client can use it."""
 
-    class Local(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            transport = as_transport(transport)
-            self.early = b""
-            self.task = asyncio.get_running_loop().create_task(self.join(transport))
-            tasks.add(self.task)
-            self.task.add_done_callback(tasks.discard)
+    def __init__(self, end: TunnelEnd) -> None:
+        self.port = 0
+        self._end = end
+        self._locals: set[asyncio.Transport] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-        def data_received(self, data: bytes) -> None:
-            self.early += data  # uvloop starts reading whatever `connection_made` says
-
-        async def join(self, transport: asyncio.Transport) -> None:
-            holder = WebSocketClient(asyncio.Protocol())
-            try:
-                await upgrade(end.address, holder)
-            except OSError:
-                transport.abort()
-                return
-            splice(transport, holder)
-            holder.write(self.early)
-            locals_.append(transport)
-
-    locals_: list[asyncio.Transport] = []
-    tasks: set[asyncio.Task[None]] = set()
-    loop = asyncio.get_running_loop()
-    async with AsyncExitStack() as stack:
-        server = await loop.create_server(Local, "127.0.0.1", 0)
-        stack.callback(server.close)
-        yield server.sockets[0].getsockname()[1]
-        for transport in locals_:
+    def cut(self) -> None:
+        """Abort every connection, without a word to either side."""
+        for transport in list(self._locals):
             transport.abort()
-        for task in list(tasks):
+        self._locals.clear()
+
+    async def join(self, transport: asyncio.Transport, early: Callable[[], bytes]) -> None:
+        holder = WebSocketClient(asyncio.Protocol())
+        try:
+            await upgrade(self._end.address, holder)
+        except OSError:
+            transport.abort()
+            return
+        splice(transport, holder)
+        holder.write(early())
+        self._locals.add(transport)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        self.cut()
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Local(asyncio.Protocol):
+    """A bridge's end towards the client."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._early = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._bridge.spawn(self._bridge.join(as_transport(transport), lambda: self._early))
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data  # before the far end is there
+
+
+@asynccontextmanager
+async def bridge_running(end: TunnelEnd) -> AsyncIterator[Bridge]:
+    """A bridge on a port of its own."""
+    bridge = Bridge(end)
+    server = await asyncio.get_running_loop().create_server(lambda: _Local(bridge), "127.0.0.1", 0)
+    bridge.port = server.sockets[0].getsockname()[1]
+    try:
+        yield bridge
+    finally:
+        server.close()
+        await bridge.close()
 
 
 class ThroughBridge(httpx2.AsyncBaseTransport):
@@ -537,11 +562,12 @@ class ThroughBridge(httpx2.AsyncBaseTransport):
 
 @asynccontextmanager
 async def http_client(
-    end: TunnelEnd, *, http1: bool = True, http2: bool = False, **options: Any
+    end: TunnelEnd, *, http1: bool = True, http2: bool = False, bridge: Bridge | None = None, **options: Any
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """An ordinary HTTP client whose TLS ends in the proxy."""
-    async with bridge_running(end) as port:
-        transport = ThroughBridge(port, end.pki.context(), http1, http2)
+    """An ordinary HTTP client whose TLS ends in the proxy, over a bridge of its own or the one given."""
+    async with AsyncExitStack() as stack:
+        far: Bridge = bridge or await stack.enter_async_context(bridge_running(end))
+        transport = ThroughBridge(far.port, end.pki.context(), http1, http2)
         options.setdefault("timeout", httpx2.Timeout(WAIT))
         async with httpx2.AsyncClient(transport=transport, base_url=f"https://echo.{DOMAIN}", **options) as client:
             yield client

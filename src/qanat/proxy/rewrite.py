@@ -42,8 +42,8 @@ class OriginRewriter:
 
     def _is_ours(self, scheme: bytes, authority: str) -> bool:
         host, port = _split(authority, _DEFAULT_PORTS[scheme])
-        if (scheme.decode("ascii"), host, port) == (self.upstream.scheme, self.upstream.host, self.upstream.port):
-            return True
+        if (host, port) == (self.upstream.host, self.upstream.port):
+            return True  # with either scheme: uvicorn takes it from X-Forwarded-Proto when we come from loopback
         return scheme == b"http" and host == self.authority.host and port in (80, self.authority.port)
 
 
