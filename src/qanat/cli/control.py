@@ -132,6 +132,20 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="A
     _run(work())
 
 
+@app.command()
+def migrate(context: typer.Context) -> None:
+    """Bring the database's schema up to date, and stop. Starting a control plane does so too."""
+    config = _with_config(context)
+
+    async def work() -> None:
+        from qanat.control.server import open_database
+
+        async with open_database(config):
+            print("the schema is up to date")
+
+    _run(work())
+
+
 @app.command("operator-token")
 def operator_token(context: typer.Context) -> None:
     """Print a token with an operator's rights, good for an hour. For whoever stands at the server; it is audited."""
