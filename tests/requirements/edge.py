@@ -14,5 +14,8 @@ REQUIREMENTS: dict[str, str] = {
     "edge:fail-static": "Without the control plane what is known goes on; what changed meanwhile holds once it is back",
     "edge:push": "Archiving, rotation and certificates take effect at once, by push",
     "edge:events": "Operators see connectors registered, refused and lost, clients refused, and a tunnel's first use",
+    "edge:kill": "A node killed under load costs only the calls in flight through it",
+    "edge:rolling-restart": "Restarting every node in turn under load loses no call",
+    "edge:blindness": "Nothing of a payload is in an edge's memory, logs, metrics, events, Redis or packets",
 }
 GAPS: dict[str, str] = {}

@@ -1,0 +1,178 @@
+"""Edges as processes of their own, and the control plane's internal paths over HTTP for them to ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from qanat.api.internal import EventBatch
+from tests.support.asgi import serve_asgi
+from tests.support.edge import DictDirectory, OperatorFiles, edge_settings
+
+START_TIMEOUT = 40.0
+SERVICE_KEY = "service-key-for-edges"
+
+
+@asynccontextmanager
+async def directory_over_http(directory: DictDirectory) -> AsyncIterator[str]:
+    """The dictionary as `/internal/v1`; yields the control plane's URL."""
+
+    async def tunnels(request: Request) -> Response:
+        query = request.query_params
+        uuid = query.get("uuid")
+        record = await (directory.by_uuid(UUID(uuid)) if uuid else directory.by_domain(query["domain"]))
+        return Response(status_code=404) if record is None else Response(record.model_dump_json())
+
+    async def changes(request: Request) -> Response:
+        after = request.query_params.get("after")
+
+        async def lines() -> AsyncIterator[str]:
+            async for change in directory.changes(None if after is None else int(after)):
+                yield change.model_dump_json() + "\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    async def events(request: Request) -> Response:
+        await directory.send_events(EventBatch.model_validate_json(await request.body()))
+        return Response(status_code=204)
+
+    prefix = "/internal/v1"
+    routes = [
+        Route(f"{prefix}/tunnels", tunnels),
+        Route(f"{prefix}/changes", changes),
+        Route(f"{prefix}/events", events, methods=["POST"]),
+    ]
+    async with serve_asgi(Starlette(routes=routes)) as url:
+        try:
+            yield url
+        finally:
+            await directory.stop()
+
+
+class EdgeProcess:
+    """`qanat edge` in a process; its log is kept."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
+        self.log: list[dict[str, Any]] = []
+        self.raw_log = b""
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._heard = asyncio.Condition()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Returns once it listens. The ports stay the same from one start to the next."""
+        path = self.folder / f"{self.settings['name']}.yaml"
+        path.write_text(yaml.safe_dump(self.settings))
+        self.log.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "qanat", "edge", "--config", str(path)),
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )
+        self._reader = asyncio.create_task(self._read())
+        line = await self.line("edge listening")
+        self.connector_address = (str(line["connectors"][0]), int(line["connectors"][1]))
+        self.client_address = (str(line["clients"][0]), int(line["clients"][1]))
+        self.settings["connectors"]["listen_addr"] = "{}:{}".format(*self.connector_address)
+        self.settings["clients"]["listen_addr"] = "{}:{}".format(*self.client_address)
+
+    async def _read(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            self.raw_log += line
+            with contextlib.suppress(ValueError):
+                self.log.append(json.loads(line))
+            async with self._heard:
+                self._heard.notify_all()
+        async with self._heard:
+            self._heard.notify_all()
+
+    async def line(self, phrase: str) -> dict[str, Any]:
+        """The first log line that says so, waited for."""
+
+        def found() -> dict[str, Any] | None:
+            return next((line for line in self.log if line["msg"] == phrase), None)
+
+        async with asyncio.timeout(START_TIMEOUT), self._heard:
+            while (line := found()) is None:
+                assert self._reader is not None
+                assert not self._reader.done(), self.raw_log.decode()
+                await self._heard.wait()
+        return line
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+
+    def terminate(self) -> None:
+        assert self._process is not None
+        self._process.terminate()
+
+    async def ended(self) -> int:
+        """Its exit status."""
+        assert self._process is not None
+        assert self._reader is not None
+        async with asyncio.timeout(START_TIMEOUT):
+            status = await self._process.wait()
+            await self._reader
+        return status
+
+    async def close(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self.kill()
+            await self.ended()
+
+
+@asynccontextmanager
+async def edge_processes(
+    count: int, folder: Path, files: OperatorFiles, control_url: str, redis_url: str | None, **changes: Any
+) -> AsyncIterator[list[EdgeProcess]]:
+    """So many running nodes; of one cluster when there is a Redis."""
+    cluster = {
+        "redis_url": redis_url,
+        "listen_addr": "127.0.0.1:0",
+        "tls": files.files("node"),
+        "ca_file": str(files.path("node-ca")),
+        "lifetime": "3s",
+    }
+    control = {"url": control_url, "service_key": SERVICE_KEY}
+    nodes = [
+        EdgeProcess(
+            folder,
+            edge_settings(
+                files,
+                name=f"node-{number}",
+                control=control,
+                **({} if redis_url is None else {"cluster": cluster}),
+                **changes,
+            ),
+        )
+        for number in range(1, count + 1)
+    ]
+    try:
+        await asyncio.gather(*(node.start() for node in nodes))
+        yield nodes
+    finally:
+        for node in nodes:
+            await node.close()
