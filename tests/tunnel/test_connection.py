@@ -1,4 +1,4 @@
-"""What a tunnel connection does, whatever carries it: `tunnel:carriers`, all of it."""
+"""What a tunnel connection does, whatever carries it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from qanat.errors import QanatError
 from qanat.tunnel.connection import ConnectionUnavailable, RegistrationRefused, RequestHead, ResponseHead, StreamKind
+from tests.support.requirements import requirement
 from tests.support.tunnel import (
     ACCEPTED,
     CARRIERS,
@@ -23,9 +24,8 @@ from tests.support.tunnel import (
     websocket_request,
 )
 
-pytestmark = pytest.mark.requirement("tunnel:carriers")
 
-
+@requirement("tunnel:carriers")
 async def test_the_registrar_sees_what_the_connector_said(connection: Tunnel) -> None:
     request, asked = connection.edge.request, registration()
     assert (request.account_tag, request.tunnel_uuid, request.secret) == ("account", asked.tunnel_uuid, asked.secret)
@@ -34,6 +34,7 @@ async def test_the_registrar_sees_what_the_connector_said(connection: Tunnel) ->
     assert connection.edge.registered.location == "test-edge"
 
 
+@requirement("tunnel:carriers")
 async def test_a_wrong_secret_is_refused_with_the_cause_and_closed(carrier: str) -> None:
     admission = Admission()
     async with asyncio.timeout(TIMEOUT), CARRIERS[carrier](admission, Upstreams()) as connector:
@@ -44,6 +45,7 @@ async def test_a_wrong_secret_is_refused_with_the_cause_and_closed(carrier: str)
     assert admission.told == []
 
 
+@requirement("tunnel:carriers")
 async def test_a_request_without_a_body_gets_its_answer(connection: Tunnel) -> None:
     client = connection.open(http_request("GET", "/a?b=c", (("Accept", "text/plain"), ("Cookie", "a=b"))))
     upstream: Upstream = await connection.upstreams.opened.get()
@@ -58,6 +60,7 @@ async def test_a_request_without_a_body_gets_its_answer(connection: Tunnel) -> N
     assert ("accept", "text/plain") in [(name.lower(), value) for name, value in head.headers]
 
 
+@requirement("tunnel:carriers")
 async def test_a_request_body_arrives_and_ends(connection: Tunnel) -> None:
     head = http_request("POST", headers=(("Content-Length", "10"),), has_body=True)
     client = connection.open(head)
@@ -70,6 +73,7 @@ async def test_a_request_body_arrives_and_ends(connection: Tunnel) -> None:
     assert connection.upstreams.heads[0].has_body
 
 
+@requirement("tunnel:carriers")
 async def test_the_upstreams_headers_arrive_in_order_and_unchanged(carrier: str) -> None:
     headers = (("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-Text", "caf\xe9 : ; =,"), ("X-Empty", ""))
     async with tunnel(carrier, Upstreams(lambda head: Upstream(ResponseHead(207, headers)))) as connection:
@@ -80,6 +84,7 @@ async def test_the_upstreams_headers_arrive_in_order_and_unchanged(carrier: str)
         assert set(headers) <= set(answer.headers)
 
 
+@requirement("tunnel:carriers")
 async def test_an_answer_of_the_connectors_own_says_so(carrier: str) -> None:
     failed = ResponseHead(502, from_upstream=False)
     async with tunnel(carrier, Upstreams(lambda head: Upstream(failed))) as connection:
@@ -87,6 +92,7 @@ async def test_an_answer_of_the_connectors_own_says_so(carrier: str) -> None:
         assert (answer.status, answer.from_upstream) == (502, False)
 
 
+@requirement("tunnel:carriers")
 async def test_an_accepted_websocket_echoes_both_ways(connection: Tunnel) -> None:
     client, _ = await connection.open_websocket()
     for size in (1, 1024, 100_000):
@@ -94,6 +100,7 @@ async def test_an_accepted_websocket_echoes_both_ways(connection: Tunnel) -> Non
         assert await client.receive(size) == b"x" * size
 
 
+@requirement("tunnel:carriers")
 async def test_a_megabyte_of_websocket_arrives_byte_for_byte(connection: Tunnel) -> None:
     payload = bytes(range(256)) * 4096
     client, _ = await connection.open_websocket()
@@ -101,11 +108,13 @@ async def test_a_megabyte_of_websocket_arrives_byte_for_byte(connection: Tunnel)
     assert await client.receive(len(payload)) == payload
 
 
+@requirement("tunnel:carriers")
 async def test_a_refused_websocket_is_not_101(carrier: str) -> None:
     async with tunnel(carrier, Upstreams(lambda head: Upstream(ResponseHead(403)))) as connection:
         assert (await connection.open(websocket_request()).answer()).status == 403
 
 
+@requirement("tunnel:carriers")
 async def test_the_end_of_a_websocket_at_one_end_ends_both(connection: Tunnel) -> None:
     client, upstream = await connection.open_websocket()
     upstream.stream.write(b"last words")
@@ -120,6 +129,7 @@ async def test_the_end_of_a_websocket_at_one_end_ends_both(connection: Tunnel) -
     assert upstream.received == b"bye"
 
 
+@requirement("tunnel:carriers")
 async def test_tcp_streams_carry_bytes(connection: Tunnel) -> None:
     client = connection.open(RequestHead(StreamKind.TCP, "CONNECT", "127.0.0.1:22", "/"))
     assert (await client.answer()).status == 200
@@ -129,6 +139,7 @@ async def test_tcp_streams_carry_bytes(connection: Tunnel) -> None:
     assert connection.upstreams.heads[0].kind is StreamKind.TCP
 
 
+@requirement("tunnel:carriers")
 async def test_a_client_that_goes_away_is_heard_upstream(connection: Tunnel) -> None:
     client, upstream = await connection.open_websocket()
     client.transport.abort()
@@ -137,12 +148,14 @@ async def test_a_client_that_goes_away_is_heard_upstream(connection: Tunnel) -> 
     assert await client.ended() is None
 
 
+@requirement("tunnel:carriers")
 async def test_an_upstream_that_breaks_resets_the_stream(connection: Tunnel) -> None:
     client, upstream = await connection.open_websocket()
     upstream.stream.abort()
     assert isinstance(await client.ended(), QanatError)
 
 
+@requirement("tunnel:carriers")
 async def test_a_reader_that_pauses_stops_the_writer_and_loses_nothing(carrier: str) -> None:
     async with tunnel(carrier) as connection:
         client, upstream = await connection.open_websocket()
@@ -178,6 +191,7 @@ class Hesitant(Upstream):
             self.arrived.set()
 
 
+@requirement("tunnel:carriers")
 async def test_a_reader_that_keeps_pausing_still_gets_every_byte_in_order(carrier: str) -> None:
     async with tunnel(carrier, Upstreams(lambda head: Hesitant(ACCEPTED))) as connection:
         client, upstream = await connection.open_websocket()
@@ -192,6 +206,7 @@ async def test_a_reader_that_keeps_pausing_still_gets_every_byte_in_order(carrie
         assert upstream.received == sent
 
 
+@requirement("tunnel:carriers")
 async def test_unregistering_lets_streams_end_and_then_closes(connection: Tunnel) -> None:
     client, upstream = await connection.open_websocket()
     async with asyncio.timeout(TIMEOUT):
@@ -208,6 +223,7 @@ async def test_unregistering_lets_streams_end_and_then_closes(connection: Tunnel
     assert connection.admission.told == ["ready", "draining", "lost"]
 
 
+@requirement("tunnel:carriers")
 async def test_an_idle_connection_closes_at_once_when_drained(connection: Tunnel) -> None:
     connection.edge.drain()
     async with asyncio.timeout(TIMEOUT):
@@ -215,6 +231,7 @@ async def test_an_idle_connection_closes_at_once_when_drained(connection: Tunnel
     assert connection.admission.told[-1] == "lost"
 
 
+@requirement("tunnel:carriers")
 async def test_closing_at_the_edge_ends_every_stream(connection: Tunnel) -> None:
     client, upstream = await connection.open_websocket()
     connection.edge.close()
@@ -225,6 +242,7 @@ async def test_closing_at_the_edge_ends_every_stream(connection: Tunnel) -> None
         await connection.connector.wait_closed()
 
 
+@requirement("tunnel:carriers")
 async def test_closing_at_the_connector_ends_every_stream(connection: Tunnel) -> None:
     client, upstream = await connection.open_websocket()
     connection.connector.close()
@@ -235,6 +253,7 @@ async def test_closing_at_the_connector_ends_every_stream(connection: Tunnel) ->
     assert connection.admission.told == ["ready", "lost"]
 
 
+@requirement("tunnel:carriers")
 async def test_streams_are_counted_and_forgotten(connection: Tunnel) -> None:
     opened = [await connection.open_websocket() for _ in range(10)]
     assert connection.edge.open_streams == connection.connector.open_streams == 10
