@@ -28,6 +28,7 @@ from qanat.control.rest import (
 from qanat.control.rest.envelope import Envelope, error_answer
 from qanat.control.rest.internal import ServiceKeys
 from qanat.control.rest.limits import RateLimits
+from qanat.control.rest.openapi import describe
 
 ROUTERS = (
     tunnels.router,
@@ -63,6 +64,7 @@ def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio
         app.include_router(router)
     if context.config.deprecated_alias:
         app.include_router(alias.router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # the framework's documented way
     app.add_api_route("/healthz", healthy, include_in_schema=False)
     for error in (HTTPException, RequestValidationError, Refused, Exception):
         app.add_exception_handler(error, answer_error)

@@ -13,12 +13,12 @@ from qanat.control.operations.issuers import MAX_KEYS, MAX_LIFETIME, IssuerChang
 from qanat.control.operations.rules import MAX_LIFETIME as MAX_TOKEN_LIFETIME
 from qanat.control.operations.rules import MIN_LIFETIME, RuleChange
 from qanat.control.rest.admin import ID, Administrator, Description, Name
-from qanat.control.rest.requests import AdminPageQuery, Body, Empty, Ops, body_schema, read_body
+from qanat.control.rest.requests import AdminPageQuery, Body, Empty, Ops, Whole, body_schema, read_body
 
 issuers = APIRouter(prefix="/v1/organizations/federation_issuers", tags=["Federation issuers"])
 rules = APIRouter(prefix="/v1/organizations/federation_rules", tags=["Federation rules"])
 URL = Annotated[str, Field(min_length=1, max_length=2048)]
-PEM = Annotated[str, Field(min_length=1, max_length=65536)]
+PEM = Annotated[str, Field(min_length=1, max_length=16384)]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -40,7 +40,7 @@ class Inline(Body):
 
 
 JWKS = Annotated[Discovery | ExplicitURL | Inline, Field(discriminator="type")]
-Seconds = Annotated[int, Field(ge=1, le=MAX_LIFETIME)]
+Seconds = Annotated[Whole, Field(ge=1, le=MAX_LIFETIME)]
 
 
 class CreateIssuer(Body):
@@ -76,7 +76,7 @@ class TargetBody(Body):
 class RuleBody(Body):
     description: Description | None = None
     applies_to_all_workspaces: bool | None = None
-    token_lifetime_seconds: Annotated[int, Field(ge=MIN_LIFETIME, le=MAX_TOKEN_LIFETIME)] | None = None
+    token_lifetime_seconds: Annotated[Whole, Field(ge=MIN_LIFETIME, le=MAX_TOKEN_LIFETIME)] | None = None
     workspace_id: ID | None = None
     attributes: Annotated[dict[str, Any], Field(max_length=0)] | None = None
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
 
 from qanat.control.nouns import AuditEntry, AuthenticationEvent, Page
 from qanat.control.operations.history import EventFilter
 from qanat.control.rest.keys import Operator
-from qanat.control.rest.requests import AdminPageQuery, Ops
+from qanat.control.rest.requests import AdminPageQuery, Moment, Ops
 
 router = APIRouter(prefix="/admin/v1", tags=["Operator"])
 IDQuery = Annotated[str | None, Query(max_length=128, pattern=r"^[0-9A-Za-z_-]+$")]
@@ -30,7 +29,7 @@ async def list_authentication_events(
     page: AdminPageQuery,
     rule_id: IDQuery = None,
     outcome: Literal["success", "denied", "error"] | None = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
 ) -> Page[AuthenticationEvent]:
     return await operations.history.authentication_events(actor, page, EventFilter(rule_id, outcome, since, until))

@@ -6,12 +6,22 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from qanat.control.errors import PermissionDenied
 from qanat.control.nouns import AccessToken, APIKey, Page
 from qanat.control.operations.context import Actor
-from qanat.control.rest.requests import AdminPageQuery, Body, Ops, Who, body_schema, make_actor, read_body
+from qanat.control.rest.requests import (
+    AdminPageQuery,
+    Body,
+    Moment,
+    Ops,
+    Who,
+    Whole,
+    body_schema,
+    make_actor,
+    read_body,
+)
 from qanat.control.rest.tunnels import no_store
 
 router = APIRouter(prefix="/admin/v1", tags=["Operator"])
@@ -30,7 +40,7 @@ Operator = Annotated[Actor, Depends(operator_of)]
 class CreateAPIKey(Body):
     name: Annotated[str, Field(min_length=1, max_length=255)]
     workspace_id: Annotated[str | None, Field(max_length=128)] = None
-    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    expires_at: Moment | None = None
     kind: Literal["workspace", "admin"] = "workspace"
 
 
@@ -41,7 +51,7 @@ class UpdateAPIKey(Body):
 class CreateTunnelsKey(Body):
     name: Annotated[str, Field(min_length=1, max_length=255)]
     workspace_id: Annotated[str | None, Field(max_length=128)] = None
-    lifetime_seconds: Annotated[int, Field(ge=300, le=86400)] = 3600
+    lifetime_seconds: Annotated[Whole, Field(ge=300, le=86400)] = 3600
 
 
 @router.post("/api_keys", dependencies=[Depends(no_store)], openapi_extra=body_schema(CreateAPIKey))

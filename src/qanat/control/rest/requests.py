@@ -6,10 +6,12 @@ Official SDKs of three generations send the same things in different places; the
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from qanat.control.errors import AuthenticationFailed, Invalid, PermissionDenied, UnsupportedMediaType
 from qanat.control.operations import Operations
@@ -19,6 +21,7 @@ from qanat.control.operations.pages import DEFAULT_LIMIT, PageRequest
 
 VERSIONS = ("2023-06-01", "2026-10-21")
 MAX_DEPTH = 32
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 B = TypeVar("B", bound="Body")
 
 
@@ -107,11 +110,35 @@ def _to_limit(value: object) -> object:
     return value
 
 
-Limit = Annotated[int, BeforeValidator(_to_limit)]
+def _limit(most: int) -> WithJsonSchema:
+    # What stands behind a validator of our own, the framework no longer describes.
+    return WithJsonSchema({"type": "integer", "minimum": 1, "maximum": most, "default": DEFAULT_LIMIT})
+
+
+Limit = Annotated[int, BeforeValidator(_to_limit), Field(ge=1, le=1000), _limit(1000)]
+AdminLimit = Annotated[int, BeforeValidator(_to_limit), Field(ge=1, le=100), _limit(100)]
+
+
+def _to_whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _to_moment(value: object) -> object:
+    """RFC 3339 with an offset; numbers, which some take for seconds since 1970, are not."""
+    if isinstance(value, str):
+        if not _RFC3339.fullmatch(value):
+            raise ValueError("must be a time such as 2027-01-01T00:00:00Z")
+        return datetime.fromisoformat(value.upper())
+    return value if isinstance(value, datetime) else str(value)
+
+
+Moment = Annotated[datetime, BeforeValidator(_to_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
+Whole = Annotated[int, BeforeValidator(_to_whole)]
+"""A whole number; JSON does not tell 5 from 5.0."""
 
 
 async def page_request(
-    limit: Annotated[Limit, Query(ge=1, le=1000)] = DEFAULT_LIMIT,
+    limit: Annotated[Limit, Query()] = DEFAULT_LIMIT,
     page: Annotated[str | None, Query(max_length=1024)] = None,
     include_archived: Annotated[Flag, Query()] = False,
 ) -> PageRequest:
@@ -120,7 +147,7 @@ async def page_request(
 
 
 async def admin_page_request(
-    limit: Annotated[Limit, Query(ge=1, le=100)] = DEFAULT_LIMIT,
+    limit: Annotated[AdminLimit, Query()] = DEFAULT_LIMIT,
     page: Annotated[str | None, Query(max_length=1024)] = None,
     include_archived: Annotated[Flag, Query()] = False,
 ) -> PageRequest:
@@ -203,4 +230,4 @@ def make_actor(request: Request, identity: Identity, workspace_id: str | None) -
 def body_schema(model: type[Body]) -> dict[str, Any]:
     """`openapi_extra` for a route that reads `model` itself."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": False}}
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": "required" in schema}}

@@ -53,7 +53,7 @@ async def create_workspace(request: Request, actor: Administrator, operations: O
 async def list_workspaces(
     actor: Administrator,
     operations: Ops,
-    limit: Annotated[Limit, Query(ge=1, le=1000)] = 20,
+    limit: Annotated[Limit, Query()] = 20,
     after_id: Annotated[str | None, Query(max_length=128)] = None,
     before_id: Annotated[str | None, Query(max_length=128)] = None,
     include_archived: Annotated[Flag, Query()] = False,
