@@ -121,6 +121,10 @@ class EdgeProcess:
                 await self._heard.wait()
         return line
 
+    def log_line(self, phrase: str) -> dict[str, Any]:
+        """The log line that said so."""
+        return next(line for line in self.log if line["msg"] == phrase)
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.kill()

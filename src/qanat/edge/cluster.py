@@ -123,7 +123,7 @@ class ClusterDirectory:
 
     def _set_up(self, up: bool) -> None:
         if up and not self.up:
-            _log.info("cluster joined", node=self.node.name, others=len(self.members.nodes))
+            _log.info("cluster joined", node=self.node.name, port=self.node.port, others=len(self.members.nodes))
         self.up = up
         if up:
             self._joined.set()

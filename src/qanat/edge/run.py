@@ -55,6 +55,7 @@ async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
         if config.metrics_addr is not None:
             host, port = parse_listen(config.metrics_addr)
             metrics = prometheus_client.start_http_server(port, host or "0.0.0.0", edge.metrics.registry)  # noqa: S104
+            _log.info("metrics listening", port=metrics[0].server_port)
         await stop.wait()
         tasks: set[asyncio.Task[Any]] = {asyncio.create_task(edge.drain()), asyncio.create_task(stop_now.wait())}
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
