@@ -195,6 +195,7 @@ class Hesitant(Upstream):
 async def test_a_reader_that_keeps_pausing_still_gets_every_byte_in_order(carrier: str) -> None:
     async with tunnel(carrier, Upstreams(lambda head: Hesitant(ACCEPTED))) as connection:
         client, upstream = await connection.open_websocket()
+        assert isinstance(upstream, Hesitant)
         sent = bytearray()
         for number in range(400):
             piece = number.to_bytes(4, "big") * 256

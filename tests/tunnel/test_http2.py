@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ import pytest
 
 from qanat.errors import ProtocolError
 from qanat.net.memory import MemoryTransport, memory_pair
-from qanat.tunnel import control
+from qanat.tunnel import control, http2_link
 from qanat.tunnel.connection import (
     ConnectionLost,
     ConnectionUnavailable,
@@ -22,7 +23,7 @@ from qanat.tunnel.connection import (
     ResponseHead,
     StreamReset,
 )
-from qanat.tunnel.http2 import ConnectorHTTP2, EdgeHTTP2
+from qanat.tunnel.http2 import ConnectorHTTP2, EdgeHTTP2, EdgeStream
 from qanat.tunnel.http2_link import KeepAlive, Link
 from qanat.wire import cloudflared_headers as marks
 from qanat.wire.control_stream import (
@@ -34,7 +35,7 @@ from qanat.wire.control_stream import (
 )
 from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
-from qanat.wire.http2.frames import FrameType
+from qanat.wire.http2.frames import FrameType, window_update
 from qanat.wire.registration import ConnectionDetails, RegisterConnection
 from tests.support.http2 import GET, OK, POST, frames_of
 from tests.support.requirements import requirement
@@ -384,6 +385,45 @@ async def test_a_quiet_peer_that_answers_pings_is_kept() -> None:
     async with asyncio.timeout(TIMEOUT):
         await peer.pinged(20)  # several times as long as silence would have been borne
     assert edge.available_streams > 0
+    edge.close()
+    await edge.wait_closed()
+
+
+@requirement("tunnel:silence")
+async def test_a_peer_that_stops_reading_is_dropped_though_it_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_link, "HELD_TOO_LONG", 0.02)
+    edge, peer = await connector_by_hand(Admission(), keep_alive=KeepAlive(0.02, 20.0))
+    client = Client()
+    edge.open_stream(http_request("POST", has_body=True), client)
+    peer.codec.receive_data = lambda data: None  # type: ignore[method-assign] # it hears nothing from now on
+    peer.transport.write(window_update(0, 2**30) + window_update(3, 2**30))
+    peer.transport.pause_reading()
+    while client.may_write.is_set():
+        client.transport.write(bytes(65536))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(TIMEOUT):
+        await edge.wait_closed()
+    assert isinstance(await client.ended(), ConnectionLost)
+
+
+@requirement("tunnel:carriers")
+async def test_tiny_frames_for_a_paused_reader_take_no_more_room_than_their_bytes() -> None:
+    edge, peer = await connector_by_hand(Admission())
+    client = Client()
+    stream = edge.open_stream(websocket_request(), client)
+    stream.pause_reading()
+    request = await peer.hear(h2.RequestReceived)
+    assert isinstance(request, h2.RequestReceived)
+    peer.codec.send_headers(request.stream_id, (*OK, (marks.RESPONSE_META, marks.ORIGIN_META)))
+    for _ in range(5_000):
+        peer.codec.send_data(request.stream_id, b"x")
+    peer.flush()
+    await client.answer()
+    assert isinstance(stream, EdgeStream)
+    assert len(stream._unread) == 5_000
+    assert sys.getsizeof(stream._unread) < 10_000
+    stream.resume_reading()
+    assert await client.receive(5_000) == b"x" * 5_000
     edge.close()
     await edge.wait_closed()
 

@@ -222,6 +222,20 @@ def test_what_is_written_at_once_is_bounded() -> None:
 
 
 @requirement("wire:h2:queue")
+def test_many_small_writes_queue_as_few_pieces_and_arrive_in_order() -> None:
+    client, server = pair()
+    [stream] = opened(client, server)
+    client.held = True
+    written = bytes(range(256)) * 200
+    for byte in written:
+        client.send_data(stream, bytes([byte]))
+    assert len(client._streams[stream].queue) <= 4
+    client.held = False
+    _, heard = exchange(client, server)
+    assert received(heard, stream) == written
+
+
+@requirement("wire:h2:queue")
 def test_a_drained_queue_is_reported_once() -> None:
     client, server = pair()
     [stream] = opened(client, server)

@@ -26,7 +26,11 @@ OUR_SETTINGS = Settings(
 )
 LINGER = 30.0
 """Seconds a stream that we ended may take to send the rest and to be ended by the peer."""
+READ_SIZE = 64 * 1024
+"""Bytes handed at once to a reader that goes on after a pause."""
 FORGIVE_AFTER = 10.0
+HELD_TOO_LONG = 30.0
+"""Seconds without any room in the socket after which the peer counts as lost, whatever it says."""
 CLOSE_TIMEOUT = 5.0
 """Seconds the socket may take to send what was written before a close."""
 
@@ -64,7 +68,7 @@ class Stream(asyncio.Transport):
         self.link = link
         self.stream_id = stream_id
         self._protocol: asyncio.Protocol
-        self._unread: list[bytes] = []
+        self._unread = bytearray()  # joined: a peer's frames may be a byte each
         self._reading = True
         self._writer_paused = self._closing = self._ended = self._finished = self._lost = False
         self._linger: asyncio.TimerHandle | None = None
@@ -158,7 +162,7 @@ class Stream(asyncio.Transport):
         elif self._reading and not self._unread:
             self._pass_on(data)
         else:
-            self._unread.append(data)  # also when reading has just been resumed: what waits goes first
+            self._unread += data  # also when reading has just been resumed: what waits goes first
 
     def eof_received(self) -> None:
         self._ended = True
@@ -201,9 +205,8 @@ class Stream(asyncio.Transport):
 
     def drop_unread(self) -> None:
         """Give back the credit of what nobody will read."""
-        unread, self._unread = self._unread, []
-        for data in unread:
-            self.link.codec.acknowledge(self.stream_id, len(data))
+        unread, self._unread = len(self._unread), bytearray()
+        self.link.codec.acknowledge(self.stream_id, unread)
 
     def _pass_on(self, data: bytes) -> None:
         self._protocol.data_received(data)
@@ -211,7 +214,9 @@ class Stream(asyncio.Transport):
 
     def _read_on(self) -> None:
         while self._unread and self._reading and not self._closing:
-            self._pass_on(self._unread.pop(0))
+            piece = bytes(self._unread[:READ_SIZE])
+            del self._unread[:READ_SIZE]
+            self._pass_on(piece)
         if self._ended and not self._unread and not self._closing:
             self.ended_by_peer()
             if self._finished:
@@ -238,7 +243,7 @@ class Link(asyncio.Protocol, ABC):
         self._flushing = self._closing = False
         self._heard = self._forgiven = self.loop.time()
         self._pulse: asyncio.TimerHandle | None = None
-        self._pulse_due = 0.0
+        self._pulse_due = self._held_since = 0.0
         self._lost: asyncio.Future[Exception | None] = self.loop.create_future()
         self._reason: Exception | None = None
 
@@ -265,6 +270,7 @@ class Link(asyncio.Protocol, ABC):
 
     def pause_writing(self) -> None:
         self.codec.held = True
+        self._held_since = self.loop.time()
 
     def resume_writing(self) -> None:
         self.codec.held = False
@@ -400,8 +406,10 @@ class Link(asyncio.Protocol, ABC):
         if late:
             self._heard = max(self._heard, now - self._keep_alive.interval)
         if now - self._heard > self._keep_alive.timeout:
-            self._reason = ConnectionLost("the peer went silent")
-            self.transport.abort()
+            self._drop("the peer went silent")
+            return
+        if self.codec.held and now - self._held_since > HELD_TOO_LONG:
+            self._drop("the peer stopped reading")
             return
         if now - self._heard >= self._keep_alive.interval:
             self.codec.ping(b"qanat-ka")
@@ -411,6 +419,10 @@ class Link(asyncio.Protocol, ABC):
 
     def pulse(self, now: float) -> None:
         """About once a second."""
+
+    def _drop(self, reason: str) -> None:
+        self._reason = ConnectionLost(reason)
+        self.transport.abort()
 
     def _abort_unless_lost(self) -> None:
         if not self._lost.done():

@@ -16,6 +16,8 @@ MIN_CAP = 64 * 1024
 CAP_SHARE = 16
 TURN = 16 * 1024
 """Bytes a stream may send before the next one's turn."""
+SMALL = 1024
+"""Bytes below which queued writes are joined."""
 FLUSH_SIZE = 256 * 1024
 """Queued bytes turned into frames at once; the socket is asked in between whether it takes more."""
 
@@ -53,7 +55,7 @@ class Stream:
         self.allowance = allowance  # the cap, less what is unacknowledged
         self.receive_window = receive_window
         self.credit = 0  # acknowledged, not yet announced
-        self.queue: deque[bytes | memoryview] = deque()
+        self.queue: deque[bytes | bytearray | memoryview] = deque()
         self.queued = 0
         self.low_water = -1
         self.end_queued = False
@@ -65,7 +67,7 @@ class Sender:
 
     def __init__(self, streams: dict[int, Stream], capped: bool) -> None:
         self._streams = streams
-        self.outgoing: list[bytes | memoryview] = []
+        self.outgoing: list[bytes | bytearray | memoryview] = []
         self.events: list[Event] = []
         self.window = DEFAULT_WINDOW
         self.initial_window = DEFAULT_WINDOW
@@ -101,7 +103,7 @@ class Sender:
             self.window -= size
             self.outgoing += (FRAME_HEADER.pack(size << 8, 0, stream.id), data)
         elif size:
-            stream.queue.append(data)
+            _queue(stream.queue, data)
             stream.queued += size
             self.mark_ready(stream)
 
@@ -168,9 +170,19 @@ class Sender:
         return size
 
 
-def _take(queue: deque[bytes | memoryview], size: int) -> list[bytes | memoryview]:
+def _queue(queue: deque[bytes | bytearray | memoryview], data: bytes) -> None:
+    """Append `data`; small writes are joined, or a queue of single bytes would cost fifty times its size."""
+    if len(data) >= SMALL:
+        queue.append(data)
+    elif queue and isinstance(last := queue[-1], bytearray) and len(last) < TURN:
+        last += data
+    else:
+        queue.append(bytearray(data))
+
+
+def _take(queue: deque[bytes | bytearray | memoryview], size: int) -> list[bytes | bytearray | memoryview]:
     """Exactly `size` bytes from the front of `queue`, uncopied."""
-    pieces: list[bytes | memoryview] = []
+    pieces: list[bytes | bytearray | memoryview] = []
     while size:
         piece = queue.popleft()
         if len(piece) > size:
