@@ -137,6 +137,8 @@ class Stack:
     gateway: Gateway = field(init=False)
     api_key: SecretStr = field(init=False, repr=False)
     """What a caller of the gateway presents."""
+    tunnels_key: SecretStr = field(init=False, repr=False)
+    """What a customer presents to the Tunnels API; good for an hour."""
     tunnel_domain: str = field(init=False)
     tunnel_id: str = field(init=False)
 
@@ -161,6 +163,21 @@ class Stack:
     def pki(self) -> Path:
         """The operator's certificates."""
         return self.directory / "operator"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the examples, `qanat setup` and `qanat join` read."""
+        return {
+            "ANTHROPIC_BASE_URL": self.gateway.url,
+            "ANTHROPIC_API_KEY": self.api_key.get_secret_value(),
+            "TUNNEL_DOMAIN": self.tunnel_domain,
+            "QANAT_EDGE": join(self.edge.client_address),
+            "QANAT_FILES": str(self.directory),
+            "API_URL": self.control.url,
+            "API_TOKEN": self.tunnels_key.get_secret_value(),
+            "TUNNEL_EDGE": join(self.edge.connector_address),
+            "TUNNEL_CACERT": str(self.pki / "connector-listener-ca.pem"),
+        }
 
     def url(self, server: str) -> str:
         """The address of an MCP server as callers of the gateway write it."""
@@ -223,7 +240,8 @@ class Stack:
     async def _run_setup(self) -> None:
         """What a customer does: get a Tunnels API key from the operator, then run `qanat setup init`."""
         key = await self._ask_operator("/admin/v1/tunnels_api_keys", {"name": "dev", "lifetime_seconds": 3600})
-        options = InitOptions(self.control.url, SignIn(api_token=SecretStr(key["token"])), tunnel_name="dev")
+        self.tunnels_key = SecretStr(key["token"])
+        options = InitOptions(self.control.url, SignIn(api_token=self.tunnels_key), tunnel_name="dev")
         self.customer.mkdir(mode=0o700)
         try:
             async with open_output(f"dir:{self.customer}", {}) as output:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qanat.stack import Stack, join
+from qanat.stack import Stack
 
 T = TypeVar("T")
 TIMEOUT = 60.0
@@ -31,14 +31,7 @@ class RunningStack:
     @property
     def environment(self) -> dict[str, str]:
         """What the examples read."""
-        stack = self.stack
-        return {
-            "ANTHROPIC_BASE_URL": stack.gateway.url,
-            "ANTHROPIC_API_KEY": stack.api_key.get_secret_value(),
-            "TUNNEL_DOMAIN": stack.tunnel_domain,
-            "QANAT_EDGE": join(stack.edge.client_address),
-            "QANAT_FILES": str(stack.directory),
-        }
+        return self.stack.environment
 
     def close(self) -> None:
         """Stop everything and join the thread."""

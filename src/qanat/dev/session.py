@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 import signal
 import sys
 import tempfile
@@ -51,11 +52,13 @@ class Session:
         say("qanat dev: the whole tunnel in one process, on loopback")
         with tempfile.TemporaryDirectory(prefix="qanat-dev-") as directory:
             async with Stack(Path(directory), models=self.models, listen=self.listen, say=self._progress) as stack:
+                environment = write_environment(stack)
                 say(f"up in {time.monotonic() - self.started:.1f} s", *report.listeners(stack), "")
                 held = await self._show(stack)
                 if self.once:
                     return 0 if held else 1
-                say("", "running; Ctrl-C stops everything and leaves nothing behind")
+                say("", "for the examples and the tutorial, in another terminal", f"  . {environment}", "")
+                say("running; Ctrl-C stops everything and leaves nothing behind")
                 await asyncio.Event().wait()
         return 0
 
@@ -78,6 +81,15 @@ class Session:
 
     def _progress(self, line: str) -> None:
         say(f"{time.monotonic() - self.started:5.1f} s  {line}")
+
+
+def write_environment(stack: Stack) -> Path:
+    """A file that a shell can read; for its owner's eyes only, like the directory it is in."""
+    path = stack.directory / "env"
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in stack.environment.items()]
+    path.touch(mode=0o600)
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
 
 
 def say(*lines: str) -> None:
