@@ -107,5 +107,6 @@ class TunnelStream(httpcore2.AsyncNetworkStream):
         if info == "ssl_object":
             return self.receiver.transport.get_extra_info("ssl_object")
         if info == "is_readable":  # asked of idle connections: anything to read there means the end
-            return bool(self.receiver.buffer) or self.receiver.ended
+            leaving = self.receiver.transport.get_extra_info("going_away")  # the edge drains: dial again instead
+            return bool(self.receiver.buffer) or self.receiver.ended or bool(leaving)
         return None

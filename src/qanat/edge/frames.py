@@ -6,8 +6,8 @@ when a frame of its own fits in between, so that a client learns why its stream 
 
 from __future__ import annotations
 
-GOING_AWAY_NOTICE = b"qanat-going-away"
-"""Payload of the Ping by which a draining node asks a client to finish and dial again; others just answer it."""
+from qanat.net.websocket import GOING_AWAY_NOTICE
+
 POLICY, TRY_AGAIN, BAD_GATEWAY = 1008, 1013, 1014
 """Close codes (IANA registry): the tunnel was archived; the node is leaving; the tunnel's connection broke."""
 

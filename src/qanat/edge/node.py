@@ -16,6 +16,7 @@ from qanat.ids import TunnelID
 from qanat.tunnel.connection import EdgeConnection, Registered, RegistrationRequest
 
 MAX_FINGERPRINTS = 100_000
+SNAPSHOT_EVERY = 60.0
 
 
 class NodeRegistrar:
@@ -99,6 +100,21 @@ class NodeRegistrar:
         if len(self._seen) > MAX_FINGERPRINTS:
             self._seen.popitem(last=False)
         return known
+
+    async def report(self) -> None:
+        """Tell operators every minute what is connected: so they also see what vanished without a word."""
+        while True:
+            await asyncio.sleep(SNAPSHOT_EVERY)
+            for uuid in list(self._connections.tunnels()):
+                live = self._connections.of_tunnel(uuid)
+                connectors = {each.request.connector.connector_id for each in live}
+                self._events.emit(
+                    "connectors_snapshot",
+                    self._tunnels.get(uuid),
+                    connections=len(live),
+                    connectors=len(connectors),
+                    streams=sum(each.open_streams for each in live),
+                )
 
     async def drain(self, seconds: float) -> None:
         """Move the connectors away one by one: each connection is closed once its streams have ended, or its share

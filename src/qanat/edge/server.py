@@ -68,6 +68,7 @@ class Edge:
             self.directory.run(),
             self.events.run(source),
             self.sessions.sweep(),
+            self.registrar.report(),
             balance(self.connections, share + 1, self.others_up, self._move),
         ]
         self._tasks: list[asyncio.Task[None]] = []

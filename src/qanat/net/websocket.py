@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from qanat.errors import QanatError
 from qanat.net.layer import Layer
@@ -20,6 +20,7 @@ from qanat.wire.websocket import (
     PROTOCOL_ERROR,
     CloseReceived,
     PayloadReceived,
+    PingReceived,
     WebSocketCodec,
     WebSocketViolation,
 )
@@ -28,6 +29,8 @@ PING_EVERY = 30.0
 DEAD_AFTER = 90.0
 CLOSE_TIMEOUT = 2.0
 """Seconds the peer has to answer our Close."""
+GOING_AWAY_NOTICE = b"qanat-going-away"
+"""Payload of a Ping by which an edge that drains asks for no more on this session; others merely answer it."""
 
 
 @dataclass(eq=False)
@@ -51,6 +54,8 @@ class WebSocketLayer(Layer):
         super().__init__(above)
         self.farewell = NORMAL
         """The code of a Close that nothing special is the matter with."""
+        self.going_away = False
+        """The edge asked us to finish what is running and to dial again."""
         self._codec = codec
         self._closing = False
         self._close_seen = False
@@ -84,6 +89,8 @@ class WebSocketLayer(Layer):
                     self.above.data_received(event.data)
             elif isinstance(event, CloseReceived):
                 self._hear_close(event)
+            elif isinstance(event, PingReceived) and event.payload == GOING_AWAY_NOTICE:
+                self.going_away = True
 
     def _hear_close(self, event: CloseReceived) -> None:
         self._close_seen = True
@@ -136,6 +143,9 @@ class WebSocketLayer(Layer):
 
     def is_closing(self) -> bool:
         return self._closing or self.below.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.going_away if name == "going_away" else super().get_extra_info(name, default)
 
     def _send_close(self, close_code: int, reason: str) -> None:
         self._closing = True
