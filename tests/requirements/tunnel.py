@@ -8,6 +8,7 @@ REQUIREMENTS: dict[str, str] = {
     "tunnel:registrar": "a registrar that is slow or broken makes a stock connector try again, not exit",
     "tunnel:local-configuration": "the first connection reports its configuration unless the edge manages the tunnel",
     "tunnel:configuration": "a pushed configuration is answered in cloudflared's form",
+    "tunnel:configuration:stock": "a stock cloudflared takes ingress rules that our edge pushes",
     "tunnel:answers": "whose an answer is comes from its meta header; broken ones end their stream only",
     "tunnel:websocket": "over HTTP/2 a WebSocket is accepted only with the right accept header",
     "tunnel:reset": "a reset is told with its code, also before any answer",

@@ -36,7 +36,7 @@ from qanat.wire.control_stream import (
 from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
 from qanat.wire.http2.frames import FrameType, window_update
-from qanat.wire.registration import ConnectionDetails, RegisterConnection
+from qanat.wire.registration import ConfigurationResult, ConnectionDetails, RegisterConnection
 from tests.support.http2 import GET, OK, POST, frames_of
 from tests.support.requirements import requirement
 from tests.support.tunnel import (
@@ -295,6 +295,32 @@ async def test_a_pushed_configuration_is_declined_in_cloudflareds_form() -> None
     assert json.loads(body.data)["lastAppliedVersion"] == -1
     connector.close()
     await connector.wait_closed()
+
+
+@requirement("tunnel:configuration")
+async def test_an_edge_can_push_a_configuration_and_hears_what_came_of_it(connection: Tunnel) -> None:
+    result = await connection.edge.push_configuration(3, {"ingress": []})
+    assert result == ConfigurationResult(-1, "remote configuration is not supported")
+    assert connection.edge.open_streams == 0
+
+
+@requirement("tunnel:configuration")
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"lastAppliedVersion":"7"}', b"[" * 10_000, bytes(100_000)])
+async def test_a_malformed_answer_to_a_push_is_the_peers_fault(body: bytes) -> None:
+    edge, peer = await connector_by_hand(Admission())
+    pushing = asyncio.create_task(edge.push_configuration(3, {}))
+    request = await peer.hear(h2.RequestReceived)
+    assert isinstance(request, h2.RequestReceived)
+    assert marks.marked_kind(request.headers) is marks.MarkedKind.CONFIGURATION
+    peer.codec.send_headers(request.stream_id, OK)
+    peer.codec.send_data(request.stream_id, body)
+    peer.codec.end_stream(request.stream_id)
+    peer.flush()
+    async with asyncio.timeout(TIMEOUT):
+        with pytest.raises(ProtocolError):
+            await pushing
+    edge.close()
+    await edge.wait_closed()
 
 
 @requirement("tunnel:http2:stalled")

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 from uuid import UUID
 
 from qanat.errors import QanatError
+from qanat.wire.registration import ConfigurationResult
 
 Headers = tuple[tuple[str, str], ...]
 """Header lines in order, names as received, values as latin-1 text."""
@@ -181,6 +182,13 @@ class EdgeConnection(ABC):
         `close` ends the stream after what is queued; `abort` resets it. `protocol.connection_made` has been called
         when this returns.
         """
+
+    async def push_configuration(self, version: int, config: object) -> ConfigurationResult:
+        """Give the connector ingress rules (cloudflared's form). It ignores versions that it has, and may decline.
+
+        Raises `ConnectionUnavailable`, also where the carrier cannot, `StreamReset`, `ProtocolError`, `TimeoutError`.
+        """
+        raise ConnectionUnavailable("no configuration can be pushed on this connection")
 
     @property
     @abstractmethod

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
+from qanat.tunnel.configuration import Answer, encode_configuration_result, parse_configuration_result
 from qanat.tunnel.connection import (
     ConnectionUnavailable,
     ConnectorConnection,
@@ -32,8 +33,10 @@ from qanat.tunnel.connection import (
 from qanat.tunnel.control import ConnectorControl, EdgeControl
 from qanat.tunnel.http2_link import OUR_SETTINGS, KeepAlive, Link, Stream
 from qanat.wire import cloudflared_headers as marks
+from qanat.wire.control_stream import RPC_TIMEOUT
 from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
+from qanat.wire.registration import ConfigurationResult
 
 STALLED_AFTER = 5.0
 """Seconds without any window for the whole connection after which it gets no new streams."""
@@ -44,6 +47,14 @@ _CONTROL_HEADERS: Headers = (
     (":authority", "control-stream"),
     (":path", "/"),
     *marks.marker(marks.MarkedKind.CONTROL),
+)
+_CONFIGURATION = RequestHead(StreamKind.HTTP, "POST", "update-configuration", "/", has_body=True)
+_CONFIGURATION_HEADERS: Headers = (
+    (":method", "POST"),
+    (":scheme", "https"),
+    (":authority", "update-configuration"),
+    (":path", "/"),
+    *marks.marker(marks.MarkedKind.CONFIGURATION),
 )
 _KINDS = {
     marks.MarkedKind.HTTP: StreamKind.HTTP,
@@ -123,9 +134,23 @@ class EdgeHTTP2(Link, EdgeConnection):
         super().connection_made(transport)
 
     def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> asyncio.Transport:
+        return self._open(head, _request_headers(head), protocol)
+
+    async def push_configuration(self, version: int, config: object) -> ConfigurationResult:
+        answer = Answer()
+        stream = self._open(_CONFIGURATION, _CONFIGURATION_HEADERS, answer)
+        stream.write(json.dumps({"version": version, "config": config}).encode())
+        stream.write_eof()
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT):
+                return parse_configuration_result(await answer.body)
+        finally:
+            stream.close()
+
+    def _open(self, head: RequestHead, headers: Headers, protocol: StreamProtocol) -> EdgeStream:
         if self.available_streams <= 0:
             raise ConnectionUnavailable("the tunnel connection takes no further stream")
-        stream_id = self.codec.open_stream(_request_headers(head), _is_bare(head))
+        stream_id = self.codec.open_stream(headers, _is_bare(head))
         stream = self.streams[stream_id] = EdgeStream(self, stream_id, head, protocol)
         self.flush_soon()
         protocol.connection_made(stream)
@@ -318,7 +343,7 @@ class ConnectorHTTP2(Link, ConnectorConnection):
     def _apply_configuration(self, stream_id: int) -> None:
         """Refuse politely: this connector's routes are its own operator's business."""
         del self._configurations[stream_id]
-        answer = json.dumps({"lastAppliedVersion": -1, "err": "remote configuration is not supported"}).encode()
+        answer = encode_configuration_result(ConfigurationResult(-1, "remote configuration is not supported"))
         self.codec.send_headers(stream_id, ((":status", "200"), ("content-length", str(len(answer)))))
         self.codec.send_data(stream_id, answer)
         self.codec.end_stream(stream_id)
