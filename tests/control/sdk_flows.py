@@ -73,7 +73,7 @@ def federation_flow(given: dict[str, Any]) -> dict[str, Any]:
     )
     client = anthropic.Anthropic(base_url=given["url"], credentials=provider, http_client=wire.http)
     client.beta.tunnels.list()
-    return wire.requests[-1]["headers"]
+    return dict(wire.requests[-1]["headers"])
 
 
 def main() -> None:

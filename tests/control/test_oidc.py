@@ -129,4 +129,5 @@ def test_a_real_provider_and_its_rotated_keys_over_tls(
         with httpx2.Client(verify=trust, timeout=30) as http:
             client = anthropic.Anthropic(base_url=base_url, credentials=credentials, http_client=http)
             assert client.beta.tunnels.list().data == []
+            client.close()
         provider.rotate()

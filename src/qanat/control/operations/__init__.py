@@ -9,6 +9,7 @@ from qanat.control.fetching import Fetcher
 from qanat.control.operations.authentication import Authentication
 from qanat.control.operations.certificates import Certificates
 from qanat.control.operations.changes import DataPlane
+from qanat.control.operations.console_sessions import ConsoleSessions
 from qanat.control.operations.context import Context
 from qanat.control.operations.events import Events
 from qanat.control.operations.exchange import Exchange
@@ -42,6 +43,7 @@ class Operations:
     events: Events
     housekeeping: Housekeeping
     conditions: Conditions
+    console_sessions: ConsoleSessions
 
     async def close(self) -> None:
         await self.conditions.close()
@@ -53,9 +55,10 @@ def make_operations(context: Context) -> Operations:
     conditions = Conditions()
     key_sets = KeySets(context, fetcher)
     data_plane = DataPlane(context)
+    authentication = Authentication(context)
     return Operations(
         context=context,
-        authentication=Authentication(context),
+        authentication=authentication,
         tunnels=Tunnels(context),
         certificates=Certificates(context),
         keys=Keys(context),
@@ -69,4 +72,5 @@ def make_operations(context: Context) -> Operations:
         events=Events(context),
         housekeeping=Housekeeping(context, key_sets, data_plane),
         conditions=conditions,
+        console_sessions=ConsoleSessions(context, authentication),
     )

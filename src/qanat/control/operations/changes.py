@@ -7,7 +7,7 @@ wakes it at once, other processes' commits are found by a cheap poll.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, select
@@ -60,7 +60,7 @@ class DataPlane:
             ca_certificates=tuple(pem.decode() for pem in pems),
         )
 
-    async def follow(self, after: int | None, closing: asyncio.Event) -> AsyncIterator[Change]:
+    async def follow(self, after: int | None, closing: asyncio.Event) -> AsyncGenerator[Change, None]:
         """Changes after a cursor (None: from now on), with heartbeats, until `closing` is set.
 
         The first item is always sent at once: a heartbeat with the current cursor, or a reset.

@@ -12,6 +12,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp
 
 from qanat import __version__
+from qanat.control.console.app import make_console
 from qanat.control.errors import Refused
 from qanat.control.operations import Operations
 from qanat.control.rest import (
@@ -64,6 +65,7 @@ def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio
         app.include_router(router)
     if context.config.deprecated_alias:
         app.include_router(alias.router)
+    app.mount("/console", make_console(operations))
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # the framework's documented way
     app.add_api_route("/healthz", healthy, include_in_schema=False)
     for error in (HTTPException, RequestValidationError, Refused, Exception):

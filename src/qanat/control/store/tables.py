@@ -361,3 +361,17 @@ class TrafficRow(Table):
     duration_ms: Mapped[int]
     """Of all calls together."""
     slowest_ms: Mapped[int]
+
+
+class ConsoleSessionRow(Table):
+    """A person signed in to the console, by the SHA-256 of the cookie."""
+
+    __tablename__ = "console_sessions"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column(String(128), unique=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    workspace_id: Mapped[str] = mapped_column(String(128))
+    user: Mapped[str] = mapped_column(String(128))
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)

@@ -1,0 +1,109 @@
+"""The console as an ASGI application, to be mounted at `/console`.
+
+One guard stands in front of every page: who is signed in, whether a change came from a page of ours (origin and form
+token), and whether the person may change anything at all.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from qanat.control.console import signin, tunnels
+from qanat.control.console.pages import HERE, ROOT, Handler, Pages, Visit, go, read_form, render
+from qanat.control.errors import AuthenticationFailed, Invalid, NotFound, PermissionDenied, Refused
+from qanat.control.operations import Operations
+
+PAGES: Pages = {**tunnels.PAGES}
+
+
+def make_console(operations: Operations) -> Starlette:
+    """The application."""
+    routes: list[Route | Mount] = [
+        Mount("/static", StaticFiles(directory=HERE / "static")),
+        Route("/", _home),
+        Route("/sign-in", signin.page, methods=["GET"]),
+        Route("/sign-in", _from_our_pages(signin.sign_in), methods=["POST"]),
+        Route("/sign-out", _guard(signin.sign_out), methods=["POST"]),
+    ]
+    for path, methods in PAGES.items():
+        routes.extend(Route(path, _guard(handler), methods=[method]) for method, handler in methods.items())
+    console = Starlette(routes=routes, exception_handlers={Refused: _show_error, Exception: _show_bug})
+    console.state.operations = operations
+    return console
+
+
+async def _home(request: Request) -> Response:
+    return go("/tunnels")
+
+
+def _guard(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Let a handler see only whom it may serve."""
+
+    async def guarded(request: Request) -> Response:
+        operations: Operations = request.app.state.operations
+        try:
+            session = await operations.console_sessions.find(request.cookies.get(signin.cookie_name(request), ""))
+        except AuthenticationFailed:
+            return RedirectResponse(f"{ROOT}/sign-in", 303)
+        request.state.actor_id = session.user
+        if request.method != "GET":
+            check_origin(request)
+            request.state.form = await read_form(request)
+            if not hmac.compare_digest(request.state.form.pop("csrf", ""), session.csrf):
+                raise PermissionDenied("this form is out of date; reload the page and try again")
+            if not session.may_manage and handler is not signin.sign_out:
+                raise PermissionDenied("your role may look at everything here and change nothing")
+        return await handler(Visit(request, operations, session))
+
+    return guarded
+
+
+def _from_our_pages(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def checked(request: Request) -> Response:
+        check_origin(request)
+        request.state.form = await read_form(request)
+        return await handler(request)
+
+    return checked
+
+
+def check_origin(request: Request) -> None:
+    """A change must come from a page of ours, whatever cookies it carries. Raises `PermissionDenied`."""
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    if site not in (None, "same-origin", "none"):
+        raise PermissionDenied("this request came from another site")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise PermissionDenied("this request came from another site")
+    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        raise Invalid("", "a form is wanted")
+
+
+async def _show_bug(request: Request, error: Exception) -> Response:
+    hint = BugHint(request.state.request_id)
+    return render("error.html", 500, title="Something broke", error=hint, session=None, done="", path="")
+
+
+@dataclass(eq=False)
+class BugHint(Refused):
+    """All that a page says of a bug; the log has the rest under the same id."""
+
+    code, status = "internal", 500
+    request_id: str
+
+    def __str__(self) -> str:
+        return f"This is a bug of ours. The log knows more under {self.request_id}."
+
+
+async def _show_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    title = "Not found" if isinstance(error, NotFound) else "That did not work"
+    return render("error.html", error.status, title=title, error=error, session=None, done="", path="")

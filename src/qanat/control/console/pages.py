@@ -1,0 +1,142 @@
+"""What all pages share: templates, the answer's headers, messages after a change, and forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from qanat import __version__
+from qanat.control.errors import Invalid, TooLarge
+from qanat.control.operations import Operations
+from qanat.control.operations.console_sessions import ConsoleSession
+from qanat.control.operations.context import Actor
+
+HERE = Path(__file__).parent
+ROOT = "/console"
+MAX_FORM = 64 * 1024
+MESSAGES = {
+    "created": "Tunnel created. Register a CA certificate and connect a stack to bring it to life.",
+    "archived": "Tunnel archived. Its token and certificates are dead, its domain is retired for good.",
+    "rotated": "Token rotated. The old one opens no new connections; running ones stay.",
+    "certificate": "Certificate registered.",
+    "revoked": "Certificate revoked.",
+    "saved": "Saved.",
+    "removed": "Removed.",
+    "signed-out": "Signed out.",
+}
+"""Shown after a change, chosen by `?done=`: a link can pick one of these and nothing else."""
+
+NAVIGATION = (("/tunnels", "MCP tunnels"),)
+"""The main menu: path and text."""
+
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request of somebody signed in."""
+
+    request: Request
+    operations: Operations
+    session: ConsoleSession
+
+    @property
+    def actor(self) -> Actor:
+        """As operations know this person."""
+        state = self.request.state
+        return self.session.actor(state.client_address, state.request_id)
+
+
+Handler = Callable[[Visit], Awaitable[Response]]
+Pages = dict[str, dict[str, Handler]]
+"""Path to method to handler, for people who are signed in."""
+
+
+def render(template: str, status: int = 200, **values: Any) -> Response:
+    """A page. What values hold is escaped."""
+    text = _TEMPLATES.get_template(template).render(messages=MESSAGES, version=__version__, **values)
+    return HTMLResponse(text, status, dict(_HEADERS))
+
+
+def show(visit: Visit, template: str, status: int = 200, **values: Any) -> Response:
+    """A page for somebody signed in."""
+    done = visit.request.query_params.get("done", "")
+    return render(template, status, session=visit.session, path=visit.request.url.path, done=done, **values)
+
+
+def go(path: str, done: str = "") -> Response:
+    """Send the browser to a page of ours after a change (RFC 9110 15.4.4)."""
+    return RedirectResponse(f"{ROOT}{path}{f'?done={done}' if done else ''}", 303, dict(_HEADERS))
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a urlencoded form; the last value of each counts. Raises `TooLarge`, `Invalid`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM:
+            raise TooLarge(MAX_FORM)
+    try:
+        fields = parse_qs(body.decode("utf-8"), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=100)
+        return {name: values[-1] for name, values in fields.items()}
+    except ValueError:
+        raise Invalid("", "form cannot be read") from None
+
+
+def _moment(value: datetime | None) -> str:
+    return "–" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _ago(value: datetime, now: datetime | None = None) -> str:
+    seconds = ((now or datetime.now(UTC)) - value).total_seconds()
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = math.floor(seconds / size)
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "just now" if seconds < 5 else f"{seconds:.0f} seconds ago"
+
+
+def _until(value: datetime) -> str:
+    days = (value - datetime.now(UTC)).total_seconds() / 86400
+    if days < 0:
+        return "expired"
+    return f"in {days:.0f} days" if days >= 2 else f"in {days * 24:.0f} hours"
+
+
+def _size(value: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return ""
+
+
+def _make_templates() -> Environment:
+    templates = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    templates.filters.update(moment=_moment, ago=_ago, until=_until, size=_size)
+    templates.globals.update(root=ROOT, navigation=NAVIGATION)
+    return templates
+
+
+_TEMPLATES = _make_templates()

@@ -1,0 +1,120 @@
+"""MCP tunnels: the list, a tunnel's page, and everything one can do there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from qanat.control.console.pages import Pages, Visit, go, show
+from qanat.control.errors import Refused
+from qanat.control.nouns import Certificate
+from qanat.control.operations.pages import PageRequest
+
+FILTERS = ("active", "archived", "all")
+EVERYTHING = PageRequest(limit=1000, include_archived=True)
+
+
+async def list_tunnels(visit: Visit, error: Refused | None = None) -> Response:
+    """The list, filtered."""
+    wanted = visit.request.query_params.get("show", "active")
+    found = await visit.operations.tunnels.list_page(visit.actor, EVERYTHING)
+    tunnels = [
+        tunnel for tunnel in found.data if wanted == "all" or (tunnel.archived_at is not None) == (wanted == "archived")
+    ]
+    return show(
+        visit, "tunnels.html", error.status if error else 200, tunnels=tunnels, wanted=wanted, filters=FILTERS,
+        error=error, limit=visit.operations.context.config.limits.tunnels_per_organization,
+    )  # fmt: skip
+
+
+async def create(visit: Visit) -> Response:
+    """Create a tunnel and show its page."""
+    try:
+        tunnel = await visit.operations.tunnels.create(visit.actor, visit.request.state.form.get("name", ""))
+    except Refused as error:
+        return await list_tunnels(visit, error)
+    return go(f"/tunnels/{tunnel.id}", "created")
+
+
+async def detail(visit: Visit, token: str = "", error: Refused | None = None) -> Response:
+    """One tunnel: connection and certificates. `token` is shown only in the answer to asking for it."""
+    operations, tunnel_id = visit.operations, visit.request.path_params["tunnel_id"]
+    tunnel = await operations.tunnels.retrieve(visit.actor, tunnel_id)
+    certificates = await operations.certificates.list_page(visit.actor, tunnel_id, EVERYTHING)
+    live = [certificate for certificate in certificates.data if certificate.archived_at is None]
+    return show(
+        visit, "tunnel.html", error.status if error else 200, tunnel=tunnel, certificates=certificates.data,
+        live=len(live), slots=operations.context.config.limits.certificates_per_tunnel, token=token, error=error,
+        badge=certificate_badge, now=operations.context.now(),
+    )  # fmt: skip
+
+
+def certificate_badge(certificate: Certificate, now: object) -> str:
+    """`Revoked`, `Expired` or `Trusted`."""
+    if certificate.archived_at is not None:
+        return "Revoked"
+    expired = certificate.expires_at is not None and certificate.expires_at <= now  # type: ignore[operator]
+    return "Expired" if expired else "Trusted"
+
+
+async def reveal(visit: Visit) -> Response:
+    """The same page with the token on it."""
+    found = await visit.operations.tunnels.reveal_token(visit.actor, visit.request.path_params["tunnel_id"])
+    return await detail(visit, token=found.tunnel_token.get_secret_value())
+
+
+async def rotate(visit: Visit) -> Response:
+    """A new token; the old one opens nothing any more."""
+    tunnel_id = visit.request.path_params["tunnel_id"]
+    await visit.operations.tunnels.rotate_token(visit.actor, tunnel_id, visit.request.state.form.get("reason") or None)
+    return go(f"/tunnels/{tunnel_id}", "rotated")
+
+
+async def archive(visit: Visit) -> Response:
+    """For good: asked for twice by typing the tunnel's id."""
+    tunnel_id = visit.request.path_params["tunnel_id"]
+    if visit.request.state.form.get("confirm") != tunnel_id:
+        return await detail(visit, error=NotConfirmed("type the tunnel's id to confirm"))
+    await visit.operations.tunnels.archive(visit.actor, tunnel_id)
+    return go(f"/tunnels/{tunnel_id}", "archived")
+
+
+@dataclass(eq=False)
+class NotConfirmed(Refused):
+    """An irreversible change without its confirmation."""
+
+    code = "not_confirmed"
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+async def add_certificate(visit: Visit) -> Response:
+    """Register a CA certificate."""
+    tunnel_id = visit.request.path_params["tunnel_id"]
+    pem = visit.request.state.form.get("pem", "").replace("\r\n", "\n").strip()
+    try:
+        await visit.operations.certificates.create(visit.actor, tunnel_id, pem and pem + "\n")
+    except Refused as error:
+        return await detail(visit, error=error)
+    return go(f"/tunnels/{tunnel_id}", "certificate")
+
+
+async def revoke_certificate(visit: Visit) -> Response:
+    """Take a CA certificate out of the trust set."""
+    parameters = visit.request.path_params
+    await visit.operations.certificates.archive(visit.actor, parameters["tunnel_id"], parameters["certificate_id"])
+    return go(f"/tunnels/{parameters['tunnel_id']}", "revoked")
+
+
+PAGES: Pages = {
+    "/tunnels": {"GET": list_tunnels, "POST": create},
+    "/tunnels/{tunnel_id}": {"GET": detail},
+    "/tunnels/{tunnel_id}/token": {"POST": reveal},
+    "/tunnels/{tunnel_id}/rotate": {"POST": rotate},
+    "/tunnels/{tunnel_id}/archive": {"POST": archive},
+    "/tunnels/{tunnel_id}/certificates": {"POST": add_certificate},
+    "/tunnels/{tunnel_id}/certificates/{certificate_id}/revoke": {"POST": revoke_certificate},
+}
