@@ -23,7 +23,7 @@ class ProxyWitness(logging.Handler):
         self.requests: list[dict[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() == "request finished":
+        if record.name == "qanat.proxy" and record.getMessage() == "request finished":
             self.requests.append(getattr(record, "fields", {}))
 
 
@@ -40,13 +40,12 @@ class Witness:
         logger = logging.getLogger("qanat.proxy")
         self._level = logger.level
         logger.setLevel(logging.INFO)
-        logger.addHandler(self.proxy)
+        logging.getLogger().addHandler(self.proxy)  # our loggers make records only for handlers at the root
         return self
 
     def __exit__(self, *_: object) -> None:
-        logger = logging.getLogger("qanat.proxy")
-        logger.removeHandler(self.proxy)
-        logger.setLevel(self._level)
+        logging.getLogger().removeHandler(self.proxy)
+        logging.getLogger("qanat.proxy").setLevel(self._level)
         if "edge" in self.stack.running:
             self.stack.edge.sessions.on_opened = lambda _: None
 

@@ -6,7 +6,6 @@ know more: `find_failing_hop` walks the way of the request and names the first h
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from dataclasses import dataclass
@@ -98,8 +97,6 @@ async def find_failing_hop(stack: Stack, server: str = "tickets") -> HopFailed |
     for part, url in (("gateway", stack.gateway.url), ("control", stack.control.url)):
         if failure := await _probe_health(part, url):
             return failure
-    if failure := await _probe_port("edge", stack.edge.client_address):
-        return failure
     return await _probe_tunnel(stack, server)
 
 
@@ -110,16 +107,6 @@ async def _probe_health(part: str, url: str) -> HopFailed | None:
     except httpx2.HTTPError as error:
         return HopFailed(part, f"{url} does not answer: {type(error).__name__}")
     return None if response.status_code == 200 else HopFailed(part, f"{url} answers {response.status_code}")
-
-
-async def _probe_port(part: str, address: tuple[str, int]) -> HopFailed | None:
-    try:
-        async with asyncio.timeout(PROBE_TIMEOUT):
-            _, writer = await asyncio.open_connection(*address)
-            writer.close()
-    except (OSError, TimeoutError) as error:
-        return HopFailed(part, f"{join(address)} does not accept connections: {type(error).__name__}")
-    return None
 
 
 async def _probe_tunnel(stack: Stack, server: str) -> HopFailed | None:

@@ -34,7 +34,7 @@ class Session:
 
     async def run(self) -> int:
         """0 when everything held, or after a stop by SIGINT or SIGTERM once everything was up."""
-        setup_logging("info", "text")
+        setup_logging("info" if self.verbose else "warn", "text")
         logging.getLogger().handlers[0].setLevel(logging.INFO if self.verbose else logging.WARNING)
         work = asyncio.create_task(self._work())
         loop = asyncio.get_running_loop()

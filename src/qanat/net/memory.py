@@ -22,7 +22,7 @@ class MemoryTransport(asyncio.Transport):
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._outgoing = bytearray()
-        self._eof_queued = self._closing = self._lost = False
+        self._eof_queued = self._closing = self._aborted = self._lost = False
         self._reading = True
         self._writer_paused = False
         self._scheduled = False
@@ -51,7 +51,7 @@ class MemoryTransport(asyncio.Transport):
 
     def abort(self) -> None:
         self._outgoing.clear()
-        self._closing = True
+        self._closing = self._aborted = True  # a delivery that is due already must not make a clean end of it
         self._loop.call_soon(self._lose, None)
         self._loop.call_soon(self.peer._lose, ConnectionResetError("connection reset by peer"))
 
@@ -91,7 +91,7 @@ class MemoryTransport(asyncio.Transport):
     def _deliver(self) -> None:
         self._scheduled = False
         peer = self.peer
-        if self._lost or not peer._reading:
+        if self._lost or self._aborted or not peer._reading:
             return
         if self._outgoing and not peer._lost:
             data = bytes(self._outgoing)
