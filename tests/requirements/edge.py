@@ -17,5 +17,10 @@ REQUIREMENTS: dict[str, str] = {
     "edge:kill": "A node killed under load costs only the calls in flight through it",
     "edge:rolling-restart": "Restarting every node in turn under load loses no call",
     "edge:blindness": "Nothing of a payload is in an edge's memory, logs, metrics, events, Redis or packets",
+    "edge:limits": "Every limit is configurable, and what is beyond it is refused, logged and counted",
+    "edge:typed-errors": "Each broken hop has an error of its own, before and after the upgrade",
+    "edge:wss": "Connectors are met by WebSocket on the client port, without a client certificate",
+    "edge:client-cert": "A command issues client certificates for outer mTLS",
+    "edge:workers": "Several worker processes share the ports, and each is a node of the cluster",
 }
 GAPS: dict[str, str] = {}

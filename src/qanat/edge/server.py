@@ -94,7 +94,12 @@ class Edge:
             self.registrar.on_change = await self.cluster.start(self.sessions)
         self.connector_address = await self.connectors.start(reuse_port)
         self.client_address = await self.clients.start(reuse_port)
-        _log.info("edge listening", connectors=self.connector_address, clients=self.client_address)
+        _log.info(
+            "edge listening",
+            name=self.config.name,
+            connectors=self.connector_address,
+            clients=self.client_address,
+        )
 
     async def drain(self) -> None:
         """Leave without a lost call: no new guests, everybody asked to go elsewhere, `drain_timeout` at most."""

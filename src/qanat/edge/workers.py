@@ -17,6 +17,7 @@ from qanat.log import get_logger
 
 RESTART_SECONDS = 1.0
 """Pause before a worker that died is started again."""
+MISUSED = 2
 NUMBER_VARIABLE = "QANAT_EDGE_WORKER"
 
 _log = get_logger("qanat.edge")
@@ -52,14 +53,13 @@ async def supervise(path: Path, workers: int) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    command = (sys.executable, "-m", "qanat.cli", "edge", "--config", str(path))
-    async with asyncio.TaskGroup() as tasks:
-        for index in range(workers):
-            tasks.create_task(_keep_running(command, index, stop))
-    return 0
+    command = (sys.executable, "-m", "qanat", "edge", "--config", str(path))
+    return max(await asyncio.gather(*(_keep_running(command, index, stop) for index in range(workers))))
 
 
-async def _keep_running(command: Sequence[str], number: int, stop: asyncio.Event) -> None:
+async def _keep_running(command: Sequence[str], number: int, stop: asyncio.Event) -> int:
+    """One worker after the other, until `stop` is set or one says that the configuration is wrong: then all stop."""
+    status = 0
     stopping = asyncio.ensure_future(stop.wait())
     while not stop.is_set():
         environment = os.environ | {NUMBER_VARIABLE: str(number)}
@@ -69,7 +69,10 @@ async def _keep_running(command: Sequence[str], number: int, stop: asyncio.Event
         if not ended.done():
             process.terminate()
         status = await ended
+        if status == MISUSED:
+            stop.set()
         if not stop.is_set():
             _log.error("worker died, starting another", worker=number, status=status)
             await asyncio.wait({stopping}, timeout=RESTART_SECONDS)
     stopping.cancel()
+    return abs(status)
