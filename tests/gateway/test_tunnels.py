@@ -55,7 +55,7 @@ class Both:
         return str(caught.value.body["error"]["message"])  # type: ignore[index]
 
 
-def config(parts: PathParts) -> GatewayConfig:
+def config(parts: PathParts, **changes: Any) -> GatewayConfig:
     host, port = parts.server.client_address
     name = "gateway.example.net"
     edge = {
@@ -65,7 +65,7 @@ def config(parts: PathParts) -> GatewayConfig:
         "ca_file": parts.files.path("client-listener-ca"),
         "base_domain": BASE,
     }
-    return gateway_config(edge=edge)
+    return gateway_config(edge=edge, **changes)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

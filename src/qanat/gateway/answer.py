@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qanat.gateway.access import Caller
@@ -14,6 +14,7 @@ from qanat.gateway.history import pending_calls, to_upstream
 from qanat.gateway.loop import OWN_FIELDS, Conversation, Emit, LoopLimits, answer
 from qanat.gateway.metrics import Metrics
 from qanat.gateway.models import Models
+from qanat.gateway.oauth.vaults import OpenVault, Vaults
 from qanat.gateway.reach import Reach
 from qanat.gateway.request import Block, MessagesRequest, parse_betas, parse_request
 from qanat.gateway.servers import Servers
@@ -25,6 +26,8 @@ from qanat.ids import make_id
 from qanat.log import get_logger
 
 log = get_logger("qanat.gateway")
+VAULT_HEADER = "qanat-vault"
+"""Names the vault whose credentials the servers of a request get, where it brings no token of its own."""
 
 
 @dataclass
@@ -36,12 +39,17 @@ class Answering:
     reach: Reach
     cache: ToolCache
     metrics: Metrics
+    vaults: Vaults | None = None
 
     def parse(self, body: Any, headers: Mapping[str, str], *, counting: bool = False) -> MessagesRequest:
         """The request in a body, checked as far as that goes without network traffic. Raises `APIError`."""
         betas = parse_betas(headers.get("anthropic-beta", ""))
         request = parse_request(body, betas, headers.get("anthropic-version"), counting=counting)
         self.models.find(request.model)
+        if vault := headers.get(VAULT_HEADER, ""):
+            if self.vaults is None:
+                raise invalid(f"{VAULT_HEADER}: this gateway keeps no vaults")
+            request = replace(request, vault=vault)
         for server in request.servers:
             self.reach.check(server)
         return request
@@ -81,7 +89,8 @@ class Answering:
         return await upstream.count_tokens(body, self._info(request, request_id))
 
     def _servers(self, request: MessagesRequest, caller: Caller, request_id: str) -> Servers:
-        return Servers(request, caller, self.reach, self.cache, self.config.limits, self.metrics, request_id)
+        vault = OpenVault(self.vaults, caller, request.vault) if self.vaults is not None and request.vault else None
+        return Servers(request, caller, self.reach, self.cache, self.config.limits, self.metrics, request_id, vault)
 
     def _table(self, request: MessagesRequest, listings: Mapping[str, Listing], request_id: str) -> ToolTable:
         table = build_table(request, listings)

@@ -18,6 +18,7 @@ from qanat.gateway.access import Caller, Gatekeeper
 from qanat.gateway.answer import Answering
 from qanat.gateway.errors import APIError, internal, invalid, not_found
 from qanat.gateway.exchange import MessageExchange
+from qanat.gateway.oauth.routes import VaultEndpoints
 from qanat.ids import make_id
 from qanat.log import get_logger
 
@@ -53,6 +54,9 @@ class GatewayApp:
             Route("/v1/models/{model:path}", self._endpoint("models", self._get_model), methods=["GET"]),
             Route("/healthz", self._health, methods=["GET"]),
         ]
+        if answering.vaults is not None:
+            self._vaults = VaultEndpoints(answering.vaults, answering.reach.check_url)
+            routes += [*self._vault_routes(), *self._vaults.pages()]
         handlers = {404: self._no_route, 405: self._no_route}
         self._app = Starlette(routes=routes, exception_handlers=handlers)
 
@@ -99,6 +103,30 @@ class GatewayApp:
 
     async def _get_model(self, request: Request, caller: Caller, reply: Reply) -> Response:
         return self._send(reply, self._answering.models.info(request.path_params["model"]))
+
+    def _vault_routes(self) -> list[Route]:
+        base = "/v1/vaults/{vault}"
+        return [
+            Route(base, self._endpoint("vaults", self._show_vault), methods=["GET"]),
+            Route(f"{base}/connections", self._endpoint("vaults", self._connect), methods=["POST"]),
+            Route(f"{base}/connections", self._endpoint("vaults", self._disconnect), methods=["DELETE"]),
+            Route(f"{base}/credentials", self._endpoint("vaults", self._put_credential), methods=["POST"]),
+        ]
+
+    async def _show_vault(self, request: Request, caller: Caller, reply: Reply) -> Response:
+        return self._send(reply, await self._vaults.show(request.path_params["vault"], caller))
+
+    async def _connect(self, request: Request, caller: Caller, reply: Reply) -> Response:
+        body = await self._read_json(request)
+        return self._send(reply, await self._vaults.connect(request.path_params["vault"], body, caller))
+
+    async def _disconnect(self, request: Request, caller: Caller, reply: Reply) -> Response:
+        url = request.query_params.get("url", "")
+        return self._send(reply, await self._vaults.disconnect(request.path_params["vault"], url, caller))
+
+    async def _put_credential(self, request: Request, caller: Caller, reply: Reply) -> Response:
+        body = await self._read_json(request)
+        return self._send(reply, await self._vaults.put(request.path_params["vault"], body, caller))
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

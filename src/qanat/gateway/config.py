@@ -99,6 +99,24 @@ class DirectEgress(Section):
     """Extra roots for these servers, beside the system's."""
 
 
+class OAuthSection(Section):
+    """Vaults and sign-ins. Without it only `authorization_token` gives access to protected servers."""
+
+    public_url: str
+    """Where browsers reach this gateway, `https://host`: the redirect URI is `/oauth/callback` below it."""
+    database: Path
+    """SQLite file for sealed credentials."""
+    key_file: Path
+    """32 bytes in hex that seal them."""
+    client_documents: bool = True
+    """Use the document at `/oauth/client` as client id where an authorization server takes that."""
+    allowed_ips: tuple[Network, ...] = ()
+    """Private networks that authorization servers may be in, beside public addresses and tunnels."""
+    http_hosts: tuple[str, ...] = ()
+    ca_file: Path | None = None
+    """Extra roots for authorization servers that are reached directly."""
+
+
 class Limits(Section):
     """Bounds of one request."""
 
@@ -125,6 +143,7 @@ class GatewayConfig(Section):
     """Without it no tunnel can be reached."""
     models: dict[str, ModelSection] = Field(default_factory=demo_models)
     direct_egress: DirectEgress = DirectEgress()
+    oauth: OAuthSection | None = None
     limits: Limits = Limits()
     tool_cache: Duration = timedelta(seconds=60)
     """How long a server's tool list is kept; 0 turns the cache off."""

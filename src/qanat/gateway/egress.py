@@ -6,6 +6,7 @@ The address is checked after resolving and is the one that is dialled, so a name
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -77,7 +78,10 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         permitted = [address for address in addresses if self._policy.permits_address(ipaddress.ip_address(address))]
         if not permitted:
             raise httpcore2.ConnectError("no address of the server may be dialled")
-        return await self._plain.connect_tcp(permitted[0], port, timeout)
+        for address in permitted[:-1]:
+            with contextlib.suppress(httpcore2.ConnectError):  # the next one may be there
+                return await self._plain.connect_tcp(address, port, timeout)
+        return await self._plain.connect_tcp(permitted[-1], port, timeout)
 
     async def _resolve(self, host: str, port: int, timeout: float | None) -> Sequence[str]:
         try:

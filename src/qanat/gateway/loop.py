@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from qanat.gateway.errors import APIError
+from qanat.gateway.errors import APIError, invalid
 from qanat.gateway.history import Message, to_upstream
 from qanat.gateway.request import Block, MessagesRequest
 from qanat.gateway.results import ToolResult, failed
-from qanat.gateway.tools import ToolTable
+from qanat.gateway.tools import ToolTable, is_search_tool
 from qanat.gateway.turn import Call, Event, Turn
 from qanat.gateway.upstream import CallInfo, Upstream
 
@@ -125,8 +125,8 @@ def upstream_body(talk: Conversation, turn: Turn, *, first: bool) -> Block | Non
     request = talk.request
     body = {key: value for key, value in request.body.items() if key not in OWN_FIELDS}
     body["model"] = talk.upstream_model or request.model
-    if talk.table.entries:
-        body["tools"] = talk.table.entries
+    if entries := offered_tools(talk):
+        body["tools"] = entries
     body["messages"] = translated_messages(talk, turn)
     remaining = request.max_tokens - turn.usage.total("output_tokens")
     if not first and (remaining < 1 or not _fit_thinking(body, remaining)):
@@ -136,6 +136,15 @@ def upstream_body(talk: Conversation, turn: Turn, *, first: bool) -> Block | Non
         # A forced call is made once; forcing it again would never let the model answer.
         body["tool_choice"] = {**{k: v for k, v in choice.items() if k != "name"}, "type": "auto"}
     return body
+
+
+def offered_tools(talk: Conversation) -> list[Block]:
+    """The tools the model is shown. One that cannot search never sees deferred tools: they are out of reach."""
+    if talk.upstream.features.tool_search:
+        return talk.table.entries
+    if any(is_search_tool(entry) for entry in talk.table.entries):
+        raise invalid("tools: tool search needs an Anthropic model as upstream")
+    return [entry for entry in talk.table.entries if entry.get("defer_loading") is not True]
 
 
 def translated_messages(talk: Conversation, turn: Turn) -> list[Message]:

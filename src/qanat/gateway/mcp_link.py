@@ -17,7 +17,7 @@ import mcp_types
 from mcp import Client, ClientSession, MCPError
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
-from pydantic import ConfigDict, SecretStr, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from qanat import __version__
 from qanat.gateway.config import Limits
@@ -106,8 +106,8 @@ class Bounded(httpx2.AsyncByteStream):
 class Link:
     """A connection to one server. `open` first; `close` always."""
 
-    def __init__(self, url: str, token: SecretStr | None, source: TransportSource, limits: Limits) -> None:
-        self._url, self._token, self._source, self._limits = url, token, source, limits
+    def __init__(self, url: str, auth: httpx2.Auth | None, source: TransportSource, limits: Limits) -> None:
+        self._url, self._auth, self._source, self._limits = url, auth, source, limits
         self._task: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._client: Client | None = None
@@ -262,11 +262,11 @@ class Link:
 
     def _http_client(self, transport: Observed) -> httpx2.AsyncClient:
         headers = {"accept-encoding": "identity", "user-agent": f"qanat-gateway/{__version__}"}
-        if self._token is not None:
-            headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
         connect, read = self._limits.connect.total_seconds(), self._limits.tool_call.total_seconds()
         timeout = httpx2.Timeout(connect, read=read + 5)
-        return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)
+        return httpx2.AsyncClient(
+            transport=transport, auth=self._auth, headers=headers, timeout=timeout, trust_env=False
+        )
 
     @asynccontextmanager
     async def _sse_streams(self, observed: Observed) -> AsyncIterator[Any]:

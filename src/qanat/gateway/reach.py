@@ -91,18 +91,22 @@ class Reach:
 
     def check(self, server: Server) -> None:
         """Refuse what can be refused without any network traffic. Raises `APIError` (400)."""
-        where = f"mcp_servers.{server.index}.url"
-        parts = urlsplit(server.url)
-        domain = self.tunnel_domain(server.host)
-        if domain is not None or server.host == self.base_domain != "":
+        self.check_url(server.url, f"mcp_servers.{server.index}.url")
+
+    def check_url(self, url: str, where: str = "url") -> None:
+        """The same for a URL by itself; `where` names it in the message."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower().rstrip(".")
+        domain = self.tunnel_domain(host)
+        if domain is not None or host == self.base_domain != "":
             if parts.scheme != "https" or parts.port not in (None, 443):
                 raise invalid(f"{where}: a tunnel is reached by https:// on port 443")
-            if server.host in (domain, self.base_domain):
+            if host in (domain, self.base_domain):
                 raise invalid(f"{where}: names a tunnel domain; put the route in front of it")
             return
-        if parts.scheme == "http" and not self.policy.permits_http(server.host):
+        if parts.scheme == "http" and not self.policy.permits_http(host):
             raise invalid(f"{where}: must be an https:// URL")
-        if not self.policy.permits(parts.scheme, server.host):
+        if not self.policy.permits(parts.scheme, host):
             raise invalid(f"{where}: this gateway does not reach hosts outside its tunnels, or not this one")
 
     @asynccontextmanager

@@ -133,6 +133,8 @@ class MessagesRequest:
     lists_tools: bool = False
     """Whether the caller wants `mcp_tool_listing` blocks."""
     tools: list[dict[str, Any]] = field(default_factory=list)
+    vault: str = ""
+    """The vault whose credentials the servers get, where the request brings no token."""
 
     @property
     def passed_betas(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from qanat.gateway.app import GatewayApp
 from qanat.gateway.config import ControlSection, GatewayConfig, TLSFiles
 from qanat.gateway.metrics import Metrics
 from qanat.gateway.models import Models
+from qanat.gateway.oauth.vaults import Vaults
 from qanat.gateway.reach import Reach
 from qanat.gateway.tool_cache import ToolCache
 from qanat.log import get_logger
@@ -70,6 +71,9 @@ async def serve(
         stack.push_async_callback(reach.aclose)
         cache = ToolCache(config.tool_cache.total_seconds())
         answering = Answering(config, Models(config, http), reach, cache, metrics)
+        if config.oauth is not None:
+            answering.vaults = Vaults(reach, config.oauth)
+            stack.push_async_callback(answering.vaults.aclose)
         app = GatewayApp(answering, Gatekeeper(plane))
         address = await stack.enter_async_context(listen(app, config.listen, config, config.tls))
         metrics_address = None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
+
+import httpx2
+from pydantic import SecretStr
 
 from qanat.gateway.access import Caller
 from qanat.gateway.config import Limits
@@ -24,6 +27,23 @@ from qanat.log import get_logger
 log = get_logger("qanat.gateway")
 
 
+class VaultUse(Protocol):
+    """Whoever knows the credentials of the vault that a request names."""
+
+    async def auth(self, url: str) -> httpx2.Auth | None: ...
+
+
+class BearerAuth(httpx2.Auth):
+    """Sends one token."""
+
+    def __init__(self, token: SecretStr) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        request.headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
+        yield request
+
+
 class Servers:
     """Links to the servers of one request. An async context manager; leaving it ends every session."""
 
@@ -36,7 +56,9 @@ class Servers:
         limits: Limits,
         metrics: Metrics,
         request_id: str,
+        vault: VaultUse | None = None,
     ) -> None:
+        self._vault = vault
         self._caller, self._reach, self._cache = caller, reach, cache
         self._limits, self._metrics, self._request_id = limits, metrics, request_id
         self._servers = {server.name: server for server in request.servers}
@@ -69,14 +91,15 @@ class Servers:
 
     async def _list(self, server: Server) -> Listing:
         now = asyncio.get_running_loop().time()
-        if (cached := self._cache.get(self._caller, server, now)) is not None:
+        if self._vault is None and (cached := self._cache.get(self._caller, server, now)) is not None:
             return cached
         try:
             link = await self._link(server)
             listing, hint = await link.list_tools()
         except LinkFailed as failure:
             raise self._refusal(server, failure) from None
-        self._cache.put(self._caller, server, listing, hint, now)
+        if self._vault is None:  # what a vault's user may see is not kept
+            self._cache.put(self._caller, server, listing, hint, now)
         return listing
 
     async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult:
@@ -105,9 +128,15 @@ class Servers:
 
     async def _connect(self, server: Server) -> Link:
         source = partial(self._transport, server)
-        link = Link(server.url, server.token, source, self._limits)
+        link = Link(server.url, await self._auth(server), source, self._limits)
         await link.open()
         return link
+
+    async def _auth(self, server: Server) -> httpx2.Auth | None:
+        """The request's own token, else one from the caller's vault."""
+        if server.token is not None:
+            return BearerAuth(server.token)
+        return await self._vault.auth(server.url) if self._vault is not None else None
 
     @asynccontextmanager
     async def _transport(self, server: Server) -> AsyncIterator[Any]:

@@ -1,0 +1,1 @@
+"""Signing in at MCP servers for a user: discovery, consent in the browser, tokens kept in vaults and refreshed."""
