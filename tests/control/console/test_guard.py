@@ -1,0 +1,134 @@
+"""Who may see and change what at the console, and what tricks do not work."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+from tests.support.console import sign_in, text_of
+from tests.support.control import ControlThread
+
+
+def browser(control: ControlThread) -> httpx2.Client:
+    return httpx2.Client(base_url=control.url, trust_env=False)
+
+
+def test_without_a_session_every_page_leads_to_the_sign_in(control: ControlThread) -> None:
+    with browser(control) as client:
+        for path in ("/tunnels", "/tunnels/tnl_01x"):
+            answer = client.get(f"/console{path}")
+            assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in")
+        assert client.post("/console/tunnels", data={"name": "x"}).status_code == 303
+
+
+def test_an_operator_signs_in_and_out(control: ControlThread) -> None:
+    tenant = control.new_tenant()
+    with browser(control) as client:
+        wrong = client.post("/console/sign-in", data={"credential": "guess"})
+        assert wrong.status_code == 401
+        assert "not known here" in wrong.text
+        answer = client.post("/console/sign-in", data={"credential": tenant.operator})
+        assert answer.status_code == 303
+        cookie = answer.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=lax" in cookie
+        page = client.get("/console/tunnels")
+        assert page.status_code == 200
+        value = client.cookies["qanat"]
+        csrf = page.text.split('name="csrf" value="')[1][:64]
+        assert client.post("/console/sign-out", data={"csrf": csrf}).status_code == 303
+        client.cookies.set("qanat", value)
+        assert client.get("/console/tunnels").status_code == 303, "the old cookie must be dead"
+
+
+def test_an_api_key_does_not_open_the_console(control: ControlThread) -> None:
+    tenant = control.new_tenant()
+    with browser(control) as client:
+        token = tenant.mint({"workspace:manage_tunnels"})
+        assert client.post("/console/sign-in", data={"credential": token}).status_code == 403
+
+
+def test_signing_in_never_keeps_a_session_id_that_somebody_planted(control: ControlThread) -> None:
+    tenant = control.new_tenant()
+    with browser(control) as client:
+        client.cookies.set("qanat", "planted")
+        answer = client.post("/console/sign-in", data={"credential": tenant.operator})
+        assert "planted" not in answer.headers["set-cookie"]
+
+
+def test_a_session_is_no_api_credential(control: ControlThread) -> None:
+    person = sign_in(control.new_tenant())
+    value = person.client.cookies["qanat"]
+    headers = {"authorization": f"Bearer {value}", "anthropic-version": "2023-06-01"}
+    assert person.client.get("/v1/tunnels", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Content-Type": "text/plain"}]
+)
+def test_a_form_of_another_site_changes_nothing(control: ControlThread, headers: dict[str, str]) -> None:
+    person = sign_in(control.new_tenant())
+    assert person.post("/tunnels", headers, name="forged").status_code in (400, 403)
+    assert "forged" not in person.get("/tunnels").text
+
+
+def test_a_form_without_the_sessions_token_changes_nothing(control: ControlThread) -> None:
+    tenant = control.new_tenant()
+    person, other = sign_in(tenant), sign_in(tenant)
+    for csrf in ("", "0" * 64, other.csrf()):
+        assert person.post("/tunnels", csrf=csrf, name="forged").status_code == 403
+    assert "forged" not in person.get("/tunnels?show=all").text
+
+
+def test_a_viewer_sees_and_changes_nothing(control: ControlThread) -> None:
+    tenant = control.new_tenant()
+    manager, viewer = sign_in(tenant), sign_in(tenant, "viewer")
+    manager.post("/tunnels", name="staging")
+    tunnel_id = manager.get("/tunnels").text.split("/console/tunnels/")[1].split('"')[0]
+    for path in ("/tunnels", f"/tunnels/{tunnel_id}"):
+        page = viewer.get(path)
+        assert page.status_code == 200
+        assert "staging" in page.text
+        assert "<form" not in page.text.split("<main")[1], "no action may be offered"
+    csrf = viewer.csrf()
+    for path in (
+        "/tunnels",
+        *(f"/tunnels/{tunnel_id}/{end}" for end in ("token", "rotate", "archive", "certificates")),
+    ):
+        answer = viewer.post(path, csrf=csrf, name="x", confirm=tunnel_id)
+        assert answer.status_code == 403, path
+        assert "eyJ" not in answer.text
+
+
+def test_another_organizations_tunnel_does_not_exist(control: ControlThread) -> None:
+    mine, theirs = sign_in(control.new_tenant()), sign_in(control.new_tenant())
+    theirs.post("/tunnels", name="theirs")
+    tunnel_id = theirs.get("/tunnels").text.split("/console/tunnels/")[1].split('"')[0]
+    assert mine.get(f"/tunnels/{tunnel_id}").status_code == 404
+    assert mine.post(f"/tunnels/{tunnel_id}/token").status_code == 404
+
+
+def test_names_are_shown_never_run(control: ControlThread) -> None:
+    person = sign_in(control.new_tenant())
+    name = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    person.post("/tunnels", name=name)
+    page = person.get("/tunnels")
+    assert "<script>alert" not in page.text
+    assert "<img src=x" not in page.text
+    assert name in text_of(page).replace("  ", " ") or "alert(1)" in text_of(page)
+
+
+def test_every_answer_carries_the_strict_headers(control: ControlThread) -> None:
+    person = sign_in(control.new_tenant())
+    for answer in (person.get("/tunnels"), person.get("/tunnels/tnl_01nope"), person.post("/tunnels", csrf="x")):
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_message_comes_from_our_own_list_only(control: ControlThread) -> None:
+    person = sign_in(control.new_tenant())
+    assert "evil text" not in person.get("/tunnels?done=evil+text").text
+    assert "Signed out." in person.client.get("/console/sign-in?done=signed-out").text
