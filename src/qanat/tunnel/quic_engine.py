@@ -11,7 +11,8 @@ from typing import cast
 
 from qh3._hazmat import RangeSet
 from qh3.quic.configuration import QuicConfiguration
-from qh3.quic.connection import Limit, QuicConnection
+from qh3.quic.connection import Limit, QuicConnection, QuicNetworkPath
+from qh3.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
 from qh3.quic.stream import QuicStream
 
 ALPN = "argotunnel"
@@ -182,6 +183,29 @@ class Engine(QuicConnection):
         """Whether a stream's sending half still takes bytes: not ended, not reset, not refused by the peer."""
         stream = self._streams.get(stream_id)
         return stream is not None and not (stream.sender.is_finished or stream.sender.reset_pending)
+
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        """Break a stream's sending half off."""
+        super().reset_stream(stream_id, error_code)
+        self.silence(stream_id)
+
+    def silence(self, stream_id: int) -> None:
+        """Send no more data on a stream that has been reset.
+
+        qh3 1.9 would: a lost packet makes it go on with what was queued, beyond the final size it has announced.
+        """
+        if stream := self._streams.get(stream_id):
+            stream.is_blocked = True
+
+    def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
+        try:
+            super()._write_application(builder, network_path, now)
+        except QuicPacketBuilderStop:
+            # qh3 1.9 drops a stream from its queue when a packet has no room left for its reset or stop.
+            if len(self._streams_queue) < len(self._streams):
+                queued = set(map(id, self._streams_queue))
+                self._streams_queue += [each for each in self._streams.values() if id(each) not in queued]
+            raise
 
     def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
         return self._managed(super()._get_or_create_stream(frame_type, stream_id), readable=True)

@@ -137,7 +137,9 @@ class QUICLink:
             elif isinstance(event, events.StreamReset):
                 if stream := self.streams.get(event.stream_id):
                     stream.peer_reset(event.error_code)
+                self.grant()  # what never arrived counts as received too
             elif isinstance(event, events.StopSendingReceived):
+                self.engine.silence(event.stream_id)
                 if stream := self.streams.get(event.stream_id):
                     stream.peer_stopped(event.error_code)
             elif isinstance(event, events.ConnectionIdIssued):
@@ -402,8 +404,10 @@ class QUICStream(asyncio.Transport):
         self._link.grant()
 
     def _drop_held(self) -> None:
-        self._link.held -= sum(map(len, self._held))
-        self._held.clear()
+        if self._held:
+            self._link.held -= sum(map(len, self._held))
+            self._held.clear()
+            self._link.grant()
 
 
 class StopAware(asyncio.Protocol):
