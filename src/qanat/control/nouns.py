@@ -272,3 +272,38 @@ class AuthenticationEvent(Noun):
     reason: str | None
     claims: dict[str, object]
     token_id: str | None
+
+
+class Connector(Noun):
+    """One connection of a connector to an edge."""
+
+    node: str
+    connector_id: str
+    conn_index: int
+    connected_at: Timestamp
+    seen_at: Timestamp
+    fields: dict[str, object]
+
+
+class TrafficPoint(Noun):
+    """What a tunnel did in one step of time. `duration_ms` is the sum over its calls."""
+
+    time: Timestamp
+    calls: int
+    errors: int
+    bytes_in: int
+    bytes_out: int
+    duration_ms: int
+    slowest_ms: int
+
+
+class OperatorEvent(Noun):
+    """Something an edge or a gateway told."""
+
+    id: int
+    type: Literal["event"] = "event"
+    time: Timestamp
+    kind: str
+    node: str
+    tunnel_id: str | None
+    fields: dict[str, object]

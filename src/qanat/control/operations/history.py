@@ -42,12 +42,12 @@ class History:
         if workspace_id is not None:
             query = query.where(AuditRow.workspace_id == workspace_id)
         if request.page is not None:
-            query = query.where(AuditRow.id < _read_number(request.page))
+            query = query.where(AuditRow.id < read_cursor_number(request.page))
         async with self._context.database.read() as session:
             query = query.order_by(AuditRow.id.desc()).limit(request.limit + 1)
             rows = (await session.scalars(query)).all()
         shown = [show_audit(row) for row in rows[: request.limit]]
-        return Page(data=shown, next_page=_cursor(shown[-1].id) if len(rows) > request.limit else None)
+        return Page(data=shown, next_page=cursor_after(shown[-1].id) if len(rows) > request.limit else None)
 
     async def authentication_events(
         self, actor: Actor, request: PageRequest, wanted: EventFilter
@@ -65,18 +65,18 @@ class History:
         if wanted.until is not None:
             query = query.where(table.time < wanted.until)
         if request.page is not None:
-            query = query.where(table.id < _read_number(request.page))
+            query = query.where(table.id < read_cursor_number(request.page))
         async with self._context.database.read() as session:
             rows = (await session.scalars(query.order_by(table.id.desc()).limit(request.limit + 1))).all()
         shown = [show_event(row) for row in rows[: request.limit]]
-        return Page(data=shown, next_page=_cursor(shown[-1].id) if len(rows) > request.limit else None)
+        return Page(data=shown, next_page=cursor_after(shown[-1].id) if len(rows) > request.limit else None)
 
 
-def _cursor(id: int) -> str:
+def cursor_after(id: int) -> str:
     return f"page_{id}"
 
 
-def _read_number(cursor: str) -> int:
+def read_cursor_number(cursor: str) -> int:
     digits = cursor.removeprefix("page_")
     if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
         raise Invalid("page", "invalid cursor")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from qanat.control.nouns import AuditEntry, AuthenticationEvent, Page
+from qanat.control.nouns import AuditEntry, AuthenticationEvent, Connector, OperatorEvent, Page, TrafficPoint
 from qanat.control.operations.history import EventFilter
 from qanat.control.rest.keys import Operator
 from qanat.control.rest.requests import AdminPageQuery, Moment, Ops
@@ -33,3 +34,29 @@ async def list_authentication_events(
     until: Moment | None = None,
 ) -> Page[AuthenticationEvent]:
     return await operations.history.authentication_events(actor, page, EventFilter(rule_id, outcome, since, until))
+
+
+@router.get("/events")
+async def list_events(
+    actor: Operator,
+    operations: Ops,
+    page: AdminPageQuery,
+    tunnel_id: IDQuery = None,
+    kind: Annotated[str | None, Query(max_length=32, pattern=r"^[a-z_]+$")] = None,
+) -> Page[OperatorEvent]:
+    return await operations.events.list_page(actor, page, tunnel_id=tunnel_id, kinds=(kind,) if kind else ())
+
+
+@router.get("/tunnels/{tunnel_id}/connectors")
+async def list_connectors(tunnel_id: str, actor: Operator, operations: Ops) -> Page[Connector]:
+    return Page(data=await operations.events.connectors(actor, tunnel_id), next_page=None)
+
+
+@router.get("/tunnels/{tunnel_id}/traffic")
+async def list_traffic(
+    tunnel_id: str, actor: Operator, operations: Ops, since: Moment | None = None, until: Moment | None = None
+) -> Page[TrafficPoint]:
+    """The last hour, minute by minute, unless told otherwise."""
+    end = until or operations.context.now()
+    start = since or (end - timedelta(hours=1)).replace(second=0, microsecond=0)
+    return Page(data=await operations.events.traffic(actor, tunnel_id, start, end), next_page=None)
