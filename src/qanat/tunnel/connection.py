@@ -70,6 +70,7 @@ class IncomingStream(asyncio.Transport, ABC):
     `close` ends the stream cleanly after what is queued, `abort` resets it.
     """
 
+    __slots__ = ()
     head: RequestHead
 
     @abstractmethod

@@ -72,13 +72,12 @@ _log = get_logger("qanat.tunnel")
 class EdgeStream(Stream):
     """The edge's end of a request stream."""
 
-    __slots__ = ("_accept", "_answered", "_protocol_above", "kind")
+    __slots__ = ("_accept", "_protocol_above", "kind")
 
     def __init__(self, link: Link, stream_id: int, head: RequestHead, protocol: StreamProtocol) -> None:
         super().__init__(link, stream_id)
         self._protocol = self._protocol_above = protocol
         self.kind = head.kind
-        self._answered = False
         key = marks.first_value(head.headers, "sec-websocket-key") if head.kind is StreamKind.WEBSOCKET else None
         self._accept = marks.websocket_accept(key) if key is not None else None
 
@@ -91,7 +90,6 @@ class EdgeStream(Stream):
 
     def response_received(self, headers: Headers) -> None:
         """The answer's HTTP/2 headers. Raises `ProtocolError`."""
-        self._answered = True
         self._protocol_above.response_received(self._response_head(headers))
 
     def trailers_received(self, headers: Headers) -> None:
@@ -223,6 +221,7 @@ class EdgeHTTP2(Link, EdgeConnection):
 class ConnectorStream(Stream, IncomingStream):
     """The connector's end of a request stream."""
 
+    __slots__ = ("_responded", "head")
     abort_code: ClassVar[ErrorCode] = ErrorCode.INTERNAL_ERROR
 
     def __init__(self, link: Link, stream_id: int, head: RequestHead) -> None:
@@ -244,7 +243,7 @@ class ConnectorStream(Stream, IncomingStream):
 
     def write_trailers(self, trailers: Headers) -> None:
         if not self._closing:
-            self.link.codec.end_stream(self.stream_id, tuple((name.lower(), value) for name, value in trailers))
+            self.link.codec.end_stream(self.stream_id, marks.trailer_fields(trailers))
             self.link.flush_soon()
 
     def end_cleanly(self) -> None:
@@ -383,7 +382,7 @@ def _response_headers(head: ResponseHead) -> Headers:
         return ((":status", "502"), (marks.RESPONSE_META, meta))
     status = 200 if head.status == 101 else head.status
     length = marks.first_value(head.headers, "content-length")
-    plain = (("content-length", length),) if length is not None and head.status != 101 else ()
+    plain = (("content-length", length),) if length is not None and length.isdigit() and head.status != 101 else ()
     return (
         (":status", str(status)),
         *plain,

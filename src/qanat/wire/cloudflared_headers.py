@@ -89,6 +89,15 @@ def request_fields(headers: Headers) -> Headers:
     return (*fields, ("accept-encoding", "identity"))
 
 
+def trailer_fields(trailers: Headers) -> Headers:
+    """An upstream's trailers as HTTP/2 allows them: lower case, nothing hop-by-hop, nothing internal."""
+    return tuple(
+        (name, value)
+        for name, value in ((name.lower(), value) for name, value in trailers)
+        if name not in _HOP_BY_HOP and not name.startswith(_INTERNAL_RESPONSE)
+    )
+
+
 def without_markers(headers: Headers) -> Headers:
     """A request's fields as the upstream gets them: neither pseudo-headers nor anything internal."""
     return tuple(field for field in headers if not field[0].startswith(":") and not field[0].startswith(_INTERNAL))

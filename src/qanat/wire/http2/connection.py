@@ -50,6 +50,7 @@ from qanat.wire.http2.frames import (
     goaway,
     rst_stream,
 )
+from qanat.wire.http2.header_encoding import KNOWN_NAMES
 from qanat.wire.http2.headers import Malformed, check_request, check_response, check_trailers, join_cookies
 from qanat.wire.http2.sending import Stream
 
@@ -258,7 +259,9 @@ class HTTP2Connection(Endpoint):
             raise HTTP2Error("header list too large", ErrorCode.ENHANCE_YOUR_CALM) from None
         except hpack.HPACKError:
             raise HTTP2Error("header compression is broken", ErrorCode.COMPRESSION_ERROR) from None
-        return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in decoded)
+        return tuple(
+            (KNOWN_NAMES.get(name) or name.decode("latin-1"), value.decode("latin-1")) for name, value in decoded
+        )
 
     def _receive_block(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         if not self.client and stream_id % 2 and stream_id > self._highest_peer_id:

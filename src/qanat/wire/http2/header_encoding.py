@@ -24,6 +24,9 @@ for _index, (_name, _value) in enumerate(HeaderTable.STATIC_TABLE, start=1):
     _FULL.setdefault((_name.decode(), _value.decode()), _index)
     _NAMES.setdefault(_name.decode(), _index)
 
+KNOWN_NAMES: dict[bytes, str] = {name.encode(): name for name in _NAMES}
+"""One string for each common name, however many streams keep their headers."""
+
 
 class HeaderEncoder:
     """Encodes the header blocks of one connection."""

@@ -12,6 +12,9 @@ from collections import OrderedDict, deque
 from qanat.wire.http2.events import Event, Headers, QueueDrained
 from qanat.wire.http2.frames import DEFAULT_WINDOW, END_STREAM, FRAME_HEADER, MIN_FRAME_SIZE
 
+Piece = bytes | bytearray | memoryview
+Queue = deque[Piece]
+
 MIN_CAP = 64 * 1024
 CAP_SHARE = 16
 TURN = 16 * 1024
@@ -55,7 +58,7 @@ class Stream:
         self.allowance = allowance  # the cap, less what is unacknowledged
         self.receive_window = receive_window
         self.credit = 0  # acknowledged, not yet announced
-        self.queue: deque[bytes | bytearray | memoryview] = deque()
+        self.queue: Queue | None = None  # most streams never queue, and an empty deque weighs more than the rest
         self.queued = 0
         self.low_water = -1
         self.end_queued = False
@@ -67,7 +70,7 @@ class Sender:
 
     def __init__(self, streams: dict[int, Stream], capped: bool) -> None:
         self._streams = streams
-        self.outgoing: list[bytes | bytearray | memoryview] = []
+        self.outgoing: list[Piece] = []
         self.events: list[Event] = []
         self.window = DEFAULT_WINDOW
         self.initial_window = DEFAULT_WINDOW
@@ -103,7 +106,9 @@ class Sender:
             self.window -= size
             self.outgoing += (FRAME_HEADER.pack(size << 8, 0, stream.id), data)
         elif size:
-            _queue(stream.queue, data)
+            if stream.queue is None:
+                stream.queue = deque()
+            _append(stream.queue, data)
             stream.queued += size
             self.mark_ready(stream)
 
@@ -146,7 +151,7 @@ class Sender:
     def forget(self, stream: Stream) -> None:
         """Drop what is queued on a stream."""
         self._ready.pop(stream.id, None)
-        stream.queue.clear()
+        stream.queue = None
         stream.queued = 0
 
     def mark_ready(self, stream: Stream) -> None:
@@ -156,6 +161,7 @@ class Sender:
 
     def _send_turn(self, stream: Stream) -> int:
         size = min(stream.queued, stream.send_window, stream.allowance, self.window, self.max_frame_size, TURN)
+        assert stream.queue is not None
         pieces = _take(stream.queue, size)
         stream.queued -= size
         stream.send_window -= size
@@ -170,7 +176,7 @@ class Sender:
         return size
 
 
-def _queue(queue: deque[bytes | bytearray | memoryview], data: bytes) -> None:
+def _append(queue: Queue, data: bytes) -> None:
     """Append `data`; small writes are joined, or a queue of single bytes would cost fifty times its size."""
     if len(data) >= SMALL:
         queue.append(data)
@@ -180,9 +186,9 @@ def _queue(queue: deque[bytes | bytearray | memoryview], data: bytes) -> None:
         queue.append(bytearray(data))
 
 
-def _take(queue: deque[bytes | bytearray | memoryview], size: int) -> list[bytes | bytearray | memoryview]:
+def _take(queue: Queue, size: int) -> list[Piece]:
     """Exactly `size` bytes from the front of `queue`, uncopied."""
-    pieces: list[bytes | bytearray | memoryview] = []
+    pieces: list[Piece] = []
     while size:
         piece = queue.popleft()
         if len(piece) > size:
