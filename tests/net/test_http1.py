@@ -25,6 +25,7 @@ from qanat.net.http1 import (
     encode_chunk,
     encode_head,
     encode_last_chunk,
+    values,
 )
 
 REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-Empty:\r\nX-Two:  a b \t\r\n"
@@ -67,9 +68,16 @@ def test_a_request_gives_the_same_events_however_it_is_cut(name: str, cuts: list
 
 def test_a_request_is_read_as_it_was_written() -> None:
     head, *body = feed(RequestReader(), GOOD_REQUESTS["trailers"], [])
-    headers = ((b"Host", b"x"), (b"X-Empty", b""), (b"X-Two", b"a b"), (b"Transfer-Encoding", b"Chunked"))
+    headers = ((b"Host", b"x"), (b"X-Empty", b""), (b"X-Two", b"a b \t"), (b"Transfer-Encoding", b"Chunked"))
     assert head == RequestReceived(b"POST", b"/a?b", b"1.1", headers, Framing.CHUNKED)
     assert body == [BodyReceived(b"x"), MessageEnded(((b"Sum", b"1"), (b"Sum", b"2")))]
+
+
+def test_white_space_behind_a_value_is_kept_but_does_not_count() -> None:
+    head = feed(RequestReader(), b"GET / HTTP/1.1\r\nMcp-Name: a \r\nContent-Length: 0 \r\n\r\n", [])[0]
+    assert isinstance(head, RequestReceived)
+    assert head.headers == ((b"Mcp-Name", b"a "), (b"Content-Length", b"0"))
+    assert values(head.headers, b"mcp-name") == [b"a"]
 
 
 def test_a_pipelined_request_waits_until_it_is_asked_for() -> None:

@@ -10,16 +10,8 @@ import pytest
 
 from qanat.net.http1 import BodyReceived, MessageEnded, ResponseReceived
 from qanat.wire.http2 import events as h2
-from tests.support.proxy import (
-    WAIT,
-    Answer,
-    TestPKI,
-    UpstreamPeer,
-    echo,
-    http_client,
-    proxy_running,
-    upstream_running,
-)
+from tests.support.proxy import WAIT, Answer, TestPKI, UpstreamPeer, echo, proxy_running, upstream_running
+from tests.support.proxy_bridge import http_client
 from tests.support.proxy_http2 import H2Session
 from tests.support.requirements import requirement
 

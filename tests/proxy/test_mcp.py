@@ -12,7 +12,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server.transport_security import TransportSecuritySettings
 
 from tests.support.mcp_server import Bench, Heard, MemoryEventStore, client_for, converse
-from tests.support.proxy import DOMAIN, WAIT, Bridge, TestPKI, bridge_running, http_client, proxy_running
+from tests.support.proxy import DOMAIN, WAIT, TestPKI, proxy_running
+from tests.support.proxy_bridge import Bridge, bridge_running, http_client
 from tests.support.requirements import requirement
 
 URL = f"https://echo.{DOMAIN}/mcp"

@@ -107,22 +107,25 @@ class Bench:
         def greet(name: str) -> str:
             return f"Greet {name}."
 
-    @contextlib.asynccontextmanager
-    async def running(self, **options: Any) -> AsyncIterator[str]:
+    def running(self, **options: Any) -> contextlib.AbstractAsyncContextManager[str]:
         """The server on a port of its own: yields `http://127.0.0.1:port`."""
-        config = uvicorn.Config(
-            self.server.streamable_http_app(**options), port=0, log_config=None, access_log=False, ws="none",
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        running = _Server(config)
-        task = asyncio.create_task(running.serve())
-        try:
-            async with asyncio.timeout(20):
-                await running.up.wait()
-            yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            running.should_exit = True
-            await task
+        return serve(self.server, **options)
+
+
+@contextlib.asynccontextmanager
+async def serve(server: MCPServer, **options: Any) -> AsyncIterator[str]:
+    """Any server on a port of its own: yields `http://127.0.0.1:port`."""
+    app = server.streamable_http_app(**options)
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
+    running = _Server(config)
+    task = asyncio.create_task(running.serve())
+    try:
+        async with asyncio.timeout(20):
+            await running.up.wait()
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        running.should_exit = True
+        await task
 
 
 class _Server(uvicorn.Server):

@@ -16,7 +16,11 @@ from qanat.errors import ProtocolError, UnexpectedEnd
 from qanat.wire.codec import Codec
 
 Header = tuple[bytes, bytes]
-"""A field line: its name as it was written, its value without the white space around it."""
+"""A field line: its name as it was written, its value without the white space before it.
+
+White space behind a value does not count (RFC 9110 5.5) and `values` leaves it out, but it is kept for forwarding:
+there are servers that see it, and a proxy must not change what they decide.
+"""
 Headers = tuple[Header, ...]
 
 MAX_HEAD = 64 * 1024
@@ -27,6 +31,8 @@ _MAX_CHUNK_LINE = 4096
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_STRUCTURAL = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection"))
+"""Fields that decide where a message goes or ends: written in one way only."""
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~\x80-\xff]+) HTTP/(1\.[01])")
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
@@ -100,7 +106,7 @@ HTTPEvent = RequestReceived | ResponseReceived | BodyReceived | MessageEnded
 
 def values(headers: Iterable[Header], name: bytes) -> list[bytes]:
     """Every value of the field `name` (lower case), in order."""
-    return [value for key, value in headers if key.lower() == name]
+    return [value.rstrip(b" \t") for key, value in headers if key.lower() == name]
 
 
 def tokens(headers: Iterable[Header], name: bytes) -> list[bytes]:
@@ -137,7 +143,8 @@ def parse_fields(lines: list[bytes]) -> Headers:
         name, colon, value = line.partition(b":")
         if not colon or _NAME.fullmatch(name) is None:
             raise HTTPViolation("malformed header field")
-        fields.append((name, value.strip(b" \t")))
+        value = value.lstrip(b" \t")
+        fields.append((name, value.rstrip(b" \t") if name.lower() in _STRUCTURAL else value))
     return tuple(fields)
 
 

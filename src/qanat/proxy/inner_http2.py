@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from qanat.net.http1 import Framing, Header, Headers, ResponseReceived
 from qanat.net.layer import HIGH_WATER, LOW_WATER
@@ -74,7 +75,9 @@ class StreamCaller:
     def send_end(self, trailers: Headers) -> None:
         if not self._ended:
             self._ended = True
-            lines = tuple((name.decode("ascii").lower(), value.decode("latin-1")) for name, value in trailers)
+            lines = tuple(
+                (name.decode("ascii").lower(), value.decode("latin-1").rstrip(" \t")) for name, value in trailers
+            )
             self._inbound.codec.end_stream(self.stream_id, lines)
             self._inbound.flush_soon()
         self.resume_body()  # the rest of a body nobody wants any more is read and dropped
@@ -246,6 +249,9 @@ class HTTP2Inbound(Inbound):
             caller.lost()
 
 
-def _encode(status: int, headers: list[Header] | tuple[Header, ...]) -> tuple[tuple[str, str], ...]:
-    lines = ((name.decode("ascii").lower(), value.decode("latin-1")) for name, value in headers)
-    return ((":status", str(status)), *lines)
+def _encode(status: int, headers: Sequence[Header]) -> tuple[tuple[str, str], ...]:
+    return ((":status", str(status)), *_encode_fields(headers))
+
+
+def _encode_fields(headers: Sequence[Header]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.decode("ascii").lower(), value.decode("latin-1").rstrip(" \t")) for name, value in headers)

@@ -1,0 +1,122 @@
+"""A local port that leads through a proxy, and an ordinary HTTP client that uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx2
+
+from qanat.errors import QanatError
+from qanat.net.layer import as_transport
+from qanat.net.splice import splice
+from qanat.net.websocket import WebSocketClient
+from tests.support.proxy import DOMAIN, WAIT, TunnelEnd, upgrade
+
+
+class Bridge:
+    """A local TCP port whose connections come out as tunnel streams.
+
+    Any TLS client can use it; with `sni` the bridge does the inner TLS itself and its port takes plain text.
+    """
+
+    def __init__(self, end: TunnelEnd, sni: str = "") -> None:
+        self.port = 0
+        self._end, self._sni = end, sni
+        self._locals: set[asyncio.Transport] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def cut(self) -> None:
+        """Abort every connection, without a word to either side."""
+        for transport in list(self._locals):
+            transport.abort()
+        self._locals.clear()
+
+    async def join(self, transport: asyncio.Transport, early: Callable[[], bytes]) -> None:
+        try:
+            far = await self._dial()
+        except (OSError, QanatError):
+            transport.abort()
+            return
+        splice(transport, far)
+        far.write(early())
+        self._locals.add(transport)
+
+    async def _dial(self) -> asyncio.Transport:
+        if self._sni:
+            return (await self._end.connect("http/1.1", sni=self._sni)).tls
+        holder = WebSocketClient(asyncio.Protocol())
+        await upgrade(self._end.address, holder)
+        return holder
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Local(asyncio.Protocol):
+    """A bridge's end towards the client."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._early = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._bridge.spawn(self._bridge.join(as_transport(transport), lambda: self._early))
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data  # before the far end is there
+
+
+@asynccontextmanager
+async def bridge_running(end: TunnelEnd, sni: str = "") -> AsyncIterator[Bridge]:
+    """A bridge on a port of its own."""
+    bridge = Bridge(end, sni)
+    server = await asyncio.get_running_loop().create_server(lambda: _Local(bridge), "127.0.0.1", 0)
+    bridge.port = server.sockets[0].getsockname()[1]
+    try:
+        yield bridge
+    finally:
+        server.close()
+        await bridge.close()
+
+
+class ThroughBridge(httpx2.AsyncBaseTransport):
+    """An HTTP client's transport for `https://NAME.t.example/…`, by way of a bridge's port."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, http1: bool, http2: bool) -> None:
+        self._port = port
+        self._transport = httpx2.AsyncHTTPTransport(verify=context, http1=http1, http2=http2, trust_env=False)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.extensions = {**request.extensions, "sni_hostname": request.url.host}
+        request.headers.setdefault("Host", request.url.host)
+        request.url = request.url.copy_with(host="127.0.0.1", port=self._port)
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+@asynccontextmanager
+async def http_client(
+    end: TunnelEnd, *, http1: bool = True, http2: bool = False, bridge: Bridge | None = None, **options: Any
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """An ordinary HTTP client whose TLS ends in the proxy, over a bridge of its own or the one given."""
+    async with AsyncExitStack() as stack:
+        if bridge is None:
+            bridge = await stack.enter_async_context(bridge_running(end))
+        transport = ThroughBridge(bridge.port, end.pki.context(), http1, http2)
+        options.setdefault("timeout", httpx2.Timeout(WAIT))
+        async with httpx2.AsyncClient(transport=transport, base_url=f"https://echo.{DOMAIN}", **options) as client:
+            yield client
