@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -24,6 +24,8 @@ NEGATIVE_SECONDS = 2.0
 """How long an unknown domain or id stays unknown without asking again."""
 MAX_NEGATIVE = 10_000
 ASK_TIMEOUT = 4.0
+AT_ONCE = 16
+"""Questions asked in parallel after a reset."""
 FIRST_BACKOFF, MAX_BACKOFF = 0.1, 2.0
 """Seconds between attempts to follow the changes; short, because a rotated token is to be refused within 5 s."""
 
@@ -40,17 +42,24 @@ class _Entry:
 class CachedDirectory:
     """Answers from memory, asks `source` for the rest, and follows its changes while `run` runs.
 
-    `on_change` hears every record that was fetched again because it changed.
+    `on_change` hears every record that was fetched again because it changed. `in_use` names the tunnels that are to be
+    looked at again at once when everything may have changed; the others follow when they are next asked for.
     """
 
-    def __init__(self, source: TunnelDirectory, on_change: Callable[[TunnelRecord], None]) -> None:
-        self._source, self._on_change = source, on_change
+    def __init__(
+        self,
+        source: TunnelDirectory,
+        on_change: Callable[[TunnelRecord], None],
+        in_use: Callable[[], Iterable[UUID]] = tuple,
+    ) -> None:
+        self._source, self._on_change, self._in_use = source, on_change, in_use
         self._by_uuid: OrderedDict[UUID, _Entry] = OrderedDict()
         self._uuid_of: dict[str, UUID] = {}
         self._absent: OrderedDict[UUID | str, float] = OrderedDict()
         self._asking: dict[UUID | str, asyncio.Task[TunnelRecord | None]] = {}
         self._cursor: int | None = None
-        self._changes = 0
+        self._overtaken: set[UUID | str] = set()
+        """What is being asked and has changed since: the answer under way may be older than the change."""
         self.following = False
         """Whether the changes stream is alive."""
 
@@ -108,9 +117,9 @@ class CachedDirectory:
 
     async def _question(self, key: UUID | str) -> TunnelRecord | None:
         while True:
-            before = self._changes
+            self._overtaken.discard(key)
             record = await (self._source.by_uuid(key) if isinstance(key, UUID) else self._source.by_domain(key))
-            if before == self._changes:  # else a change overtook the answer, which may be older than it
+            if key not in self._overtaken:
                 return record
 
     def _remember(self, record: TunnelRecord) -> None:
@@ -146,21 +155,28 @@ class CachedDirectory:
             backoff = min(MAX_BACKOFF, backoff * 2)
 
     async def _apply(self, change: Change) -> None:
-        known: list[UUID] = []
-        if change.kind == "reset" or (change.kind == "heartbeat" and self._cursor is None):
-            known = list(self._by_uuid)  # before the first cursor we may have missed changes
+        first, self._cursor = self._cursor is None, change.cursor
+        if change.kind == "tunnel":
+            self._outdate(change.tunnel_uuid, change.domain)
+            if change.tunnel_uuid is not None and change.tunnel_uuid in self._by_uuid:
+                await self._refetch(change.tunnel_uuid)
+        elif change.kind == "reset" or first:  # before the first cursor we may have missed changes too
+            for uuid, entry in self._by_uuid.items():
+                self._outdate(uuid, entry.record.domain)
             self._absent.clear()
-        elif change.kind == "tunnel":
-            known = [uuid for uuid in (change.tunnel_uuid,) if uuid is not None and uuid in self._by_uuid]
-            for key in (change.tunnel_uuid, change.domain):
-                if key is not None:
-                    self._absent.pop(key, None)
-        self._cursor = change.cursor
-        self._changes += change.kind != "heartbeat"
-        for uuid in known:
+            in_use = [uuid for uuid in self._in_use() if uuid in self._by_uuid]
+            for start in range(0, len(in_use), AT_ONCE):
+                await asyncio.gather(*map(self._refetch, in_use[start : start + AT_ONCE]))
+
+    def _outdate(self, uuid: UUID | None, domain: str | None) -> None:
+        """Whatever we know or are about to hear of a tunnel is not to be trusted any more."""
+        if uuid is not None and uuid in self._by_uuid:
             self._by_uuid[uuid].outdated = True
-        for uuid in known:
-            await self._refetch(uuid)
+        for key in (uuid, domain):
+            if key is not None:
+                self._absent.pop(key, None)
+                if key in self._asking:
+                    self._overtaken.add(key)
 
     async def _refetch(self, uuid: UUID) -> None:
         try:

@@ -16,6 +16,7 @@ from qanat.edge.proxy_protocol import ProxiedAddress, parse_proxy_header
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
+from qanat.net.tls import TLSFailed
 
 _log = get_logger("qanat.edge")
 
@@ -38,10 +39,18 @@ class Doors:
         """It is gone."""
         self._open.discard(door)
 
-    def cut(self, reason: str, address: str) -> None:
-        """Log and count a connection that ends before any request."""
+    def cut(self, reason: str, address: str, detail: str = "") -> None:
+        """Log and count a connection that ends before any request; `reason` is one of few."""
         self._metrics.cut.labels(reason).inc()
-        _log.warn("connection refused", listener=self.listener, reason=reason, address=address)
+        _log.warn("connection refused", listener=self.listener, reason=reason, address=address, detail=detail)
+
+    def handshake_failed(self, error: Exception, address: str) -> None:
+        """The same for a TLS handshake. Who hangs up without a word (a balancer's health check) gets no loud line."""
+        if isinstance(error, TLSFailed):
+            self.cut("handshake_failed", address, str(error))
+        else:
+            self._metrics.cut.labels("handshake_abandoned").inc()
+            _log.debug("connection closed before its handshake", listener=self.listener, address=address)
 
     def abort_all(self) -> None:
         """End whatever is still open."""

@@ -78,7 +78,7 @@ class ClientListener:
 
     def _tls(self, above: asyncio.Protocol, context: contexts.FreshContext, address: str) -> TLSServer:
         def failed(error: Exception) -> None:
-            self._doors.cut(f"handshake_failed: {error}", address)
+            self._doors.handshake_failed(error, address)
 
         return TLSServer(
             above,

@@ -17,6 +17,7 @@ from qanat.tunnel.quic_udp import QUICListener
 PROBE_NAME = "probe.cftunnel.com"
 PROBE_SECONDS = 10.0
 BACKLOG = 1024
+WATCH_EVERY = 10.0
 
 
 class Quiet(asyncio.Protocol):
@@ -69,19 +70,33 @@ class ConnectorListener:
         return addresses[0]
 
     async def _listen_quic(self, address: tuple[str, int], reuse_port: bool) -> QUICListener:
-        files = self._config.connectors.tls
-        certificate, key = files.certificate_file.read_bytes(), files.key_file.read_bytes()
+        certificate, key = self._read_pair()
         _, listener = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: QUICListener(self._registrar, certificate, key), local_addr=address, reuse_port=reuse_port or None
         )
         return listener
+
+    def _read_pair(self) -> tuple[bytes, bytes]:
+        files = self._config.connectors.tls
+        return files.certificate_file.read_bytes(), files.key_file.read_bytes()
+
+    async def watch(self) -> None:
+        """Show renewed certificates over QUIC too, for ever."""
+        shown = self._context.current()
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            context = self._context.current()
+            if context is not shown:
+                shown = context
+                for listener in self._quic:
+                    listener.use_certificate(*self._read_pair())
 
     def _door(self) -> Door:
         return Door(self._doors, self._accept)
 
     def _accept(self, address: str, _: str) -> asyncio.Protocol:
         def failed(error: Exception) -> None:
-            self._doors.cut(f"handshake_failed: {error}", address)
+            self._doors.handshake_failed(error, address)
 
         return TLSServer(
             Greeter(self._registrar),

@@ -146,7 +146,7 @@ class NodeListener:
 
     def _accept(self, address: str, _: str) -> asyncio.Protocol:
         def failed(error: Exception) -> None:
-            self._doors.cut(f"handshake_failed: {error}", address)
+            self._doors.handshake_failed(error, address)
 
         return TLSServer(
             ClientSession(self._sessions, address, is_node=True),

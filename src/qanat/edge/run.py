@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import gc
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from qanat.edge.server import serve
 from qanat.edge.workers import for_worker, supervise, worker_number
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger, setup_logging
+
+M_MMAP_THRESHOLD = -3  # malloc.h
 
 _log = get_logger("qanat.edge")
 
@@ -31,6 +36,7 @@ def run(path: Path, workers: int) -> int:
         return asyncio.run(supervise(path, workers))
     if number is not None:
         config = for_worker(config, number)
+    use_large_blocks()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_node(config, reuse_port=number is not None))
@@ -38,6 +44,12 @@ def run(path: Path, workers: int) -> int:
         _log.error("edge stopped", error=str(error))
         return 1
     return 0
+
+
+def use_large_blocks() -> None:
+    """Let glibc keep blocks of up to 32 MiB on its heap: mapping each anew costs a sixth of the CPU of bulk relays."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024)
 
 
 async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
@@ -56,6 +68,8 @@ async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
             host, port = parse_listen(config.metrics_addr)
             metrics = prometheus_client.start_http_server(port, host or "0.0.0.0", edge.metrics.registry)  # noqa: S104
             _log.info("metrics listening", port=metrics[0].server_port)
+        gc.collect()
+        gc.freeze()  # what is here now stays; the collector need not look at it again
         await stop.wait()
         tasks: set[asyncio.Task[Any]] = {asyncio.create_task(edge.drain()), asyncio.create_task(stop_now.wait())}
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from uuid import UUID
 
 from qanat.api.control_client import ControlClient
 from qanat.api.internal import TunnelRecord
@@ -44,7 +45,7 @@ class Edge:
         self.metrics = Metrics()
         self.connections = LiveConnections()
         self.events = EventQueue(config.name, SystemClock(), self.metrics)
-        self.directory = CachedDirectory(source, self._tunnel_changed)
+        self.directory = CachedDirectory(source, self._tunnel_changed, self._tunnels_in_use)
         self.cluster = None if config.cluster is None else ClusterNode(config, self.connections, self.metrics)
         share = 2 if config.cluster is None else config.cluster.connections_per_connector
         self._check = TokenCheck(
@@ -69,13 +70,18 @@ class Edge:
             self.events.run(source),
             self.sessions.sweep(),
             self.registrar.report(),
+            self.connectors.watch(),
             balance(self.connections, share + 1, self.others_up, self._move),
         ]
         self._tasks: list[asyncio.Task[None]] = []
+        self.metrics.following.set_function(lambda: self.directory.following)
 
     def others_up(self) -> bool:
         """Whether another node takes connectors now."""
         return self.cluster is not None and self.cluster.others_up()
+
+    def _tunnels_in_use(self) -> set[UUID]:
+        return {*self.connections.tunnels(), *self.sessions.tunnels()}
 
     def _tunnel_changed(self, record: TunnelRecord) -> None:
         self.registrar.tunnel_changed(record)

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
+from uuid import UUID
 
 from qanat.edge.admission import identify
 from qanat.edge.cache import CachedDirectory
@@ -123,6 +124,10 @@ class Sessions:
         self._events.emit(
             "client_refused", None, client=guest.name, address=guest.address, code=refusal.code, host=host
         )
+
+    def tunnels(self) -> set[UUID]:
+        """The tunnels that sessions are about."""
+        return {session.tunnel.uuid for session in self._open if session.tunnel is not None}
 
     def of_tunnel_archived(self, tunnel: TunnelID) -> None:
         """Cut every session of a tunnel that is gone."""
