@@ -258,12 +258,14 @@ class Link(asyncio.Protocol, ABC):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
+        self._flushing = True  # what is written meanwhile goes out below, all at once
         try:
             self.codec.receive_data(data)
             self._dispatch()
         except ProtocolError as error:
             self.fail(error)
-        self.flush()
+        finally:
+            self.flush()
 
     def eof_received(self) -> bool:
         return False
