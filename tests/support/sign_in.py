@@ -1,0 +1,211 @@
+"""Signing in at a real OpenID provider from a gateway: the private network, and a browser made of an HTTP client."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import jwt
+import yaml
+from cryptography.hazmat.primitives.asymmetric import rsa
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from qanat.proxy.config import parse_config
+from qanat.proxy.document import Document
+from qanat.proxy.server import serve as serve_proxy
+from tests.support.asgi import serve_asgi
+from tests.support.edge import connect, make_tunnel
+from tests.support.oidc_provider import OIDCProvider, require_provider
+from tests.support.path import PathParts, Served, write_files
+from tests.support.pki import throwaway_ca, throwaway_server
+
+SCOPE = "wiki.read"
+
+
+@dataclass
+class AuthShim:
+    """The authorization server as the tunnel's route `auth` shows it: its metadata can be edited, requests counted."""
+
+    provider: OIDCProvider
+    metadata: dict[str, Any] | None = None
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    fail: int | None = None
+
+    @property
+    def refreshes(self) -> int:
+        return sum(form.get("grant_type") == "refresh_token" for _, form in self.requests)
+
+    async def endpoint(self, request: Request) -> Response:
+        path = request.url.path
+        if path.startswith("/.well-known/"):
+            return JSONResponse(self.metadata) if self.metadata is not None else Response(status_code=404)
+        content = await request.body()
+        form = dict(httpx2.QueryParams(content.decode())) if b"=" in content else {}
+        self.requests.append((path, form))
+        if self.fail is not None:
+            return JSONResponse({"error": "invalid_grant"}, self.fail)
+        headers = {name: request.headers[name] for name in ("content-type", "authorization") if name in request.headers}
+        context = ssl.create_default_context(cafile=str(self.provider.ca_file))
+        async with httpx2.AsyncClient(verify=context, trust_env=False) as http:
+            url = f"https://localhost:{self.provider.port}{path}"
+            answer = await http.request(request.method, url, content=content, headers=headers)
+        return Response(answer.content, answer.status_code, {"content-type": answer.headers.get("content-type", "")})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def provider_running(folder: Path, issuer: str | None, resource: str) -> AsyncIterator[OIDCProvider]:
+    """A provider with sign-in pages and registration, at `https://localhost:<port>`."""
+    require_provider()
+    ca = throwaway_ca("sso CA")
+    server = throwaway_server(ca, "localhost")
+    for name, content in (("oidc-ca.pem", ca.certificate_pem), ("oidc.pem", server.certificate_pem)):
+        (folder / name).write_bytes(content)
+    (folder / "oidc.key").write_bytes(server.key_pem)
+    port = free_port()
+    algorithm = jwt.algorithms.RSAAlgorithm
+    key = json.loads(algorithm.to_jwk(rsa.generate_private_key(65537, 2048)))
+    keys = [{**key, "kid": "k1", "alg": "RS256", "use": "sig"}]  # what registered clients get ID tokens with by default
+    options = {
+        "issuer": issuer or f"https://localhost:{port}",
+        "interactions": True,
+        "registration": True,
+        "keys": keys,
+    }
+    provider = OIDCProvider(folder, {resource: SCOPE}, port, clients=[], options=options)
+    try:
+        await provider.start("k1")
+        yield provider
+    finally:
+        await provider.stop()
+
+
+@dataclass
+class Network:
+    """A private network: an enforced wiki, and the provider behind the route `auth`."""
+
+    served: Served
+    provider: OIDCProvider
+    shim: AuthShim
+
+    @property
+    def public(self) -> str:
+        """Where browsers find the provider."""
+        return f"https://localhost:{self.provider.port}"
+
+    @property
+    def auth(self) -> str:
+        """Where the gateway finds it through the tunnel."""
+        return f"https://auth.{self.served.record.domain}"
+
+
+@asynccontextmanager
+async def network_running(parts: PathParts, folder: Path, wiki_url: str, shape: str) -> AsyncIterator[Network]:
+    """A network in one of the shapes: A public provider, B split metadata, C fixed metadata of an internal issuer."""
+    ca = throwaway_ca()
+    tunnel = make_tunnel(certificates=(ca.certificate_pem.decode(),))
+    owner = {"organization_id": "org_a", "workspace_id": "wrkspc_a"}
+    tunnel.record = tunnel.record.model_copy(update=owner)
+    parts.directory.add(tunnel)
+    write_files(folder, ca, tunnel.record.domain)
+    served = Served(tunnel, ca, folder)
+    auth = f"https://auth.{tunnel.record.domain}"
+    issuer = {"A": None, "B": auth, "C": "https://sso.corp.internal"}[shape]
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        provider = await enter(provider_running(folder, issuer, served.url("wiki")))
+        shim = AuthShim(provider)
+        public = f"https://localhost:{provider.port}"
+        if shape == "B":
+            shim.metadata = split_metadata(auth, public)
+        methods = ["GET", "POST"]
+        shim_url = await enter(serve_asgi(Starlette(routes=[Route("/{path:path}", shim.endpoint, methods=methods)])))
+        name = issuer or public
+        policy = {
+            "mode": "oauth",
+            "resource": served.url("wiki"),
+            "authorization_servers": [name],
+            "issuer": name,
+            "jwks_uri": f"{public}/jwks",
+            "allowed_ips": ["127.0.0.0/8"],
+            "ca_file": str(provider.ca_file),
+            "required_scopes": [SCOPE],
+        }
+        data = {
+            "listen_addr": "127.0.0.1:0",
+            "tunnel_domain": tunnel.record.domain,
+            "tls": {"cert_file": str(folder / "tls.crt"), "key_file": str(folder / "tls.key")},
+            "routes": {"wiki": {"upstream": wiki_url, "auth": policy}, "auth": shim_url},
+            "upstream": {"allowed_ips": ["127.0.0.0/8"]},
+            "shutdown_timeout": "1s",
+        }
+        config = parse_config(Document(yaml.safe_dump(data).encode(), "config.yaml"))
+        proxy = await enter(serve_proxy(config, listen=False))
+        connector = await connect(parts.server.connector_address, parts.files, tunnel.token, proxy.proxy)
+        stack.callback(connector.close)
+        yield Network(served, provider, shim)
+
+
+def split_metadata(auth: str, public: str) -> dict[str, Any]:
+    """Metadata whose sign-in page is for browsers and whose other endpoints are for the tunnel."""
+    return {
+        "issuer": auth,
+        "authorization_endpoint": f"{public}/auth",
+        "token_endpoint": f"{auth}/token",
+        "registration_endpoint": f"{auth}/reg",
+        "revocation_endpoint": f"{auth}/token/revocation",
+        "response_types_supported": ["code"],
+        "code_challenge_methods_supported": ["S256"],
+        "scopes_supported": [SCOPE, "offline_access"],
+        "authorization_response_iss_parameter_supported": True,
+    }
+
+
+class Browser:
+    """Follows links and fills the provider's two forms."""
+
+    def __init__(self, ca_file: Path) -> None:
+        context = ssl.create_default_context(cafile=str(ca_file))
+        self.http = httpx2.AsyncClient(verify=context, trust_env=False, timeout=30)
+        self.visited: list[httpx2.URL] = []
+
+    async def go(self, response: httpx2.Response) -> httpx2.Response:
+        """Follow redirects and forms until a page stands still."""
+        while True:
+            self.visited.append(response.request.url)
+            if response.is_redirect:
+                response = await self.http.get(response.request.url.join(response.headers["location"]))
+            elif (form := re.search(r'<form[^>]*action="([^"]+)"', response.text)) is not None:
+                prompt = re.search(r'name="prompt" value="(\w+)"', response.text)
+                fields = {"prompt": prompt[1] if prompt else "login", "login": "alice"}
+                fields["password"] = secrets.token_hex(4)
+                url = response.request.url.join(html.unescape(form[1]))
+                response = await self.http.post(url, data=fields)
+            else:
+                return response
+
+    async def sign_in(self, start_url: str) -> httpx2.Response:
+        """Open the gateway's page and press Continue; the last page is the gateway's again."""
+        page = await self.http.get(start_url)
+        link = re.search(r'href="([^"]+)"', page.text)
+        if link is None:
+            return page
+        return await self.go(await self.http.get(html.unescape(link[1])))
