@@ -17,12 +17,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from qanat.control.console import signin, tunnels
+from qanat.control.console import audit, keys, signin, tunnels
 from qanat.control.console.pages import HERE, ROOT, Handler, Pages, Visit, go, read_form, render
 from qanat.control.errors import AuthenticationFailed, Invalid, NotFound, PermissionDenied, Refused
 from qanat.control.operations import Operations
 
-PAGES: Pages = {**tunnels.PAGES}
+PAGES: Pages = {**tunnels.PAGES, **keys.PAGES, **audit.PAGES}
 
 
 def make_console(operations: Operations) -> Starlette:

@@ -35,7 +35,7 @@ MESSAGES = {
 }
 """Shown after a change, chosen by `?done=`: a link can pick one of these and nothing else."""
 
-NAVIGATION = (("/tunnels", "MCP tunnels"),)
+NAVIGATION = (("/tunnels", "MCP tunnels"), ("/keys", "API keys"), ("/audit", "Audit trail"))
 """The main menu: path and text."""
 
 _HEADERS = {
