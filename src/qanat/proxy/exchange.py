@@ -161,6 +161,13 @@ class Exchange:
         self._release_upstream()
         self._finish()
 
+    def request_broken(self, error: ProxyError) -> None:
+        """The rest of the request cannot be read: nothing more of it is forwarded."""
+        if self._stage is _Stage.ANSWERING:
+            self.abort()
+        else:
+            self.fail(error)
+
     def caller_full(self) -> None:
         """The caller takes no more of the answer for now."""
         self._caller_full = True

@@ -114,8 +114,7 @@ class HTTP1Inbound(Inbound):
         answer = violation.answer if isinstance(violation, HTTPViolation) else 400
         error: ProxyError = {414: URITooLong, 431: HeadersTooLarge}.get(answer, BadRequest)(violation.reason)
         if self._exchange is not None and not self._exchange.over:
-            self._exchange.caller_lost()
-            self.transport.abort()
+            self._exchange.request_broken(error)
             return
         self._refuse_with(error)
 
