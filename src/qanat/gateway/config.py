@@ -62,16 +62,22 @@ class ModelSection(Section):
     model: str = ""
     """Its name at the upstream; the public name when empty."""
     base_url: str = ""
+    """The upstream's address; an OpenAI-compatible one ends in `/v1`. Anthropic's own when empty."""
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
+    """Else the environment is asked: `ANTHROPIC_API_KEY`, `OPENAI_API_KEY`."""
     display_name: str = ""
+    """What `GET /v1/models` calls it."""
     max_input_tokens: int | None = None
+    """Told to callers, not enforced."""
     max_tokens: int | None = None
+    """Told to callers, not enforced."""
     images: bool = False
     """OpenAI-compatible servers: whether the model can look at images."""
     reasoning: bool = False
     """OpenAI-compatible servers: show `reasoning_content` as thinking."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """OpenAI-compatible servers: what they call the limit of output tokens."""
 
     @model_validator(mode="after")
     def check_url(self) -> ModelSection:
@@ -89,6 +95,7 @@ class DirectEgress(Section):
     """Servers that are not behind a tunnel. Off by default: the gateway reaches tunnels only."""
 
     mode: Literal["off", "allow_list"] = "off"
+    """`allow_list`: the names in `hosts` may be reached, at public addresses."""
     hosts: tuple[str, ...] = ()
     """Exact names, or `*.example.com` for every name below; `*` for all."""
     http_hosts: tuple[str, ...] = ()
@@ -113,6 +120,7 @@ class OAuthSection(Section):
     allowed_ips: tuple[Network, ...] = ()
     """Private networks that authorization servers may be in, beside public addresses and tunnels."""
     http_hosts: tuple[str, ...] = ()
+    """Names that may be reached by plain `http://`, for tests and loopback."""
     ca_file: Path | None = None
     """Extra roots for authorization servers that are reached directly."""
 
@@ -121,12 +129,19 @@ class Limits(Section):
     """Bounds of one request."""
 
     connect: Duration = timedelta(seconds=10)
+    """To connect to an MCP server, tunnel included."""
     list_tools: Duration = timedelta(seconds=30)
+    """To negotiate with an MCP server, and again for each page of its tool list."""
     tool_call: Duration = timedelta(seconds=120)
+    """One tool call; then the model reads that it timed out."""
     request: Duration = timedelta(seconds=600)
+    """A whole response; then it ends with `pause_turn`."""
     iterations: int = Field(default=10, ge=1, le=100)
+    """Samplings in one response; then it ends with `pause_turn`."""
     parallel_calls: int = Field(default=16, ge=1, le=256)
+    """Tool calls of one response that run at once."""
     body_bytes: int = 32 * 1024 * 1024
+    """Of a request; larger ones get 413."""
     response_bytes: int = 8 * 1024 * 1024
     """Of one answer of an MCP server, before anything is cut."""
 
@@ -135,7 +150,9 @@ class GatewayConfig(Section):
     """The whole file."""
 
     listen: str = "127.0.0.1:8788"
+    """Where callers connect to, `host:port`."""
     tls: TLSFiles | None = None
+    """Without it the gateway speaks plain HTTP: for loopback, or behind a proxy of your own."""
     metrics: str | None = None
     """`host:port` where `/metrics` and `/healthz` listen; nowhere when empty."""
     control: ControlSection
@@ -150,4 +167,6 @@ class GatewayConfig(Section):
     passed_betas: tuple[str, ...] = ()
     """`anthropic-beta` values that travel on to an Anthropic upstream."""
     ping_interval: Duration = timedelta(seconds=10)
+    """A stream that is quiet for this long gets a `ping`."""
     shutdown_timeout: Duration = timedelta(seconds=30)
+    """How long running responses may go on once the gateway is told to stop."""
