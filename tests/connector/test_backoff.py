@@ -40,13 +40,7 @@ def test_the_first_minute_of_refusals_costs_fewer_still(random: float) -> None:
 @given(RANDOM)
 def test_an_edge_that_accepts_and_closes_at_once_is_not_hammered(random: float) -> None:
     backoff = Backoff()
-
-    def pause() -> float:
-        backoff.succeeded()
-        return backoff.after_loss(0.1, random)
-
-    assert attempts_in(60, pause) <= 62
-    assert pause() >= 1.0
+    assert attempts_in(60, lambda: backoff.after_loss(0.1, random)) <= 8
 
 
 @requirement("connector:first-retry")
@@ -82,7 +76,6 @@ def test_a_connection_that_lived_long_begins_the_schedule_anew() -> None:
     backoff = Backoff()
     for _ in range(6):
         backoff.after_failure(0.5)
-    backoff.succeeded()
     assert backoff.after_loss(STABLE_AFTER + 1, 0.5) < 1.0
 
 

@@ -52,3 +52,13 @@ def test_addresses_that_dns_no_longer_lists_are_forgotten() -> None:
     spread.failed(A, now=0.0)
     spread.forget([B])
     assert spread.choose([A, B], [], now=0.0) == A
+
+
+def test_a_connection_moves_only_when_all_are_on_one_edge_and_another_is_fit() -> None:
+    spread = Spread()
+    assert spread.better([A, B], [A, A, A, A], now=0.0) == (A, B)
+    assert spread.better([A, B], [A, A, A, B], now=0.0) is None
+    assert spread.better([A], [A, A], now=0.0) is None
+    assert spread.better([A, B], [A], now=0.0) is None
+    spread.failed(B, now=0.0)
+    assert spread.better([A, B], [A, A], now=0.0) is None

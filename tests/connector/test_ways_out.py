@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qanat.connector.server import serve
+from qanat.connector.supervisor import Supervisor
 from qanat.net.layer import as_transport
 from qanat.net.splice import splice
 from tests.connector.conftest import config_for
@@ -155,7 +156,10 @@ async def test_no_proxy_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @requirement("connector:spread")
 @pytest.mark.slow
-async def test_connections_spread_over_two_edges_and_move_when_one_is_gone(tmp_path: Path) -> None:
+async def test_connections_spread_over_two_edges_and_move_when_one_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "spread_every", 1.0)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     async with loopback_edge(tmp_path / "a") as a, loopback_edge(tmp_path / "b") as b:
@@ -172,3 +176,6 @@ async def test_connections_spread_over_two_edges_and_move_when_one_is_gone(tmp_p
             async with asyncio.timeout(TIMEOUT):
                 await connector.wait_ready(4)
             await b.guests.wait(4)
+            await a.open()
+            await a.guests.wait(1)  # it is back: one connection moves there
+            await b.guests.wait(3)

@@ -11,7 +11,7 @@ import pytest
 
 from qanat.edge.server import Edge
 from qanat.tunnel.connection import IncomingStream, RegistrationRefused
-from qanat.tunnel.wss import dial_wss
+from qanat.tunnel.wss import Way, dial_wss
 from qanat.wire.websocket import CloseReceived
 from tests.support.edge import (
     DictDirectory,
@@ -147,7 +147,7 @@ async def test_a_connector_may_come_by_websocket_on_the_client_port(
     context.check_hostname = False
     async with running_edge(files, directory, connectors={"wss_names": ["localhost"]}) as edge:
         port = edge.client_address[1]
-        connection = await dial_wss("localhost", port, "", EchoProxy(), context)
+        connection = await dial_wss(Way("localhost", port), EchoProxy(), context)
         await connection.register(registration(tunnel.token, 0, uuid.uuid4()))
         assert (await directory.event("connector_registered")).fields["protocol"] == "wss"
         async with client(edge, files) as guest:

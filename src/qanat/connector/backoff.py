@@ -45,14 +45,13 @@ class Backoff:
         return max(REFUSED_FLOOR, pause, min(retry_after, 300.0))
 
     def after_loss(self, lived: float, random: float) -> float:
-        """The pause after an established connection was lost, having lived for `lived` seconds."""
+        """The pause after an established connection was lost, having lived for `lived` seconds.
+
+        Only a life of some length starts the schedule anew: an edge may accept connections and close them at once.
+        """
         if lived >= STABLE_AFTER:
             self.attempts = 0
         if self.attempts:
             return self.after_failure(random)
         self.attempts = 1
         return FLOOR + (FIRST_RETRY - FLOOR) * random
-
-    def succeeded(self) -> None:
-        """A registration went through. The schedule is kept until the connection has proved stable."""
-        self.attempts = min(self.attempts, 1)

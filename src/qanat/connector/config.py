@@ -104,6 +104,7 @@ class ConnectorConfig(Section):
     """Everything `qanat connector` is told."""
 
     token: SecretStr | None = None
+    """The tunnel token itself; a file is better, because it can be replaced."""
     token_file: Path | None = None
     """Read again before every registration: a rotated token is picked up without a restart."""
     edge: tuple[Annotated[str, AfterValidator(_check_edge)], ...] = ()
@@ -115,14 +116,21 @@ class ConnectorConfig(Section):
     wss_cacert: Path | None = None
     """The same for the last rung, whose certificate is an ordinary one; empty: `cacert`, else the system's."""
     protocol: ProtocolChoice = "auto"
+    """`auto`: HTTP/2 on 7844, then QUIC on 7844, then WebSocket on 443; two failed dials lead to the next."""
     url: Annotated[str, AfterValidator(_check_url)] = "http://localhost:8080"
+    """Where streams are handed to: `http://`, `https://`, `tcp://host:port` or `unix:/path`, no URL path."""
     metrics: Annotated[str, AfterValidator(_check_metrics)] | None = None
+    """`host:port` for `/metrics` and `/ready`; empty: neither."""
     grace_period: Annotated[Duration, AfterValidator(_check_grace)] = timedelta(seconds=30)
+    """What running streams get when the connector stops; at most three minutes."""
     retries: int = Field(default=5, ge=1, le=10)
     """Caps the back-off exponent: the longest pause is about 2**retries seconds. It never gives up."""
     ha_connections: int = Field(default=4, ge=1, le=16)
+    """How many connections to keep, over at least two edges whenever there are two."""
     edge_ip_version: IPVersion = "auto"
+    """Which kind of address to dial when a name has both."""
     edge_bind_address: str | None = None
+    """The local address to dial from."""
     region: str | None = None
     """Prefixes the SRV name; no effect with edges given."""
 

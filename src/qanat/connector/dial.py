@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from pathlib import Path
@@ -10,10 +11,10 @@ from qanat.connector.config import ConnectorConfig
 from qanat.connector.proxies import proxy_for
 from qanat.connector.spread import EdgeAddress
 from qanat.errors import ConfigInvalid
-from qanat.net.dial import dial_tls
+from qanat.net.dial import start_tls
 from qanat.tunnel.connection import ConnectorConnection, StreamHandler
 from qanat.tunnel.http2 import ConnectorHTTP2
-from qanat.tunnel.wss import HTTPProxy, dial_wss, parse_proxy
+from qanat.tunnel.wss import HTTPProxy, Way, dial_wss, parse_proxy
 
 HTTP2_SERVER_NAME = "h2.cftunnel.com"
 """What an edge's certificate must be for, whatever its address: cloudflared asks for the same."""
@@ -25,6 +26,7 @@ class Dialler:
 
     def __init__(self, config: ConnectorConfig) -> None:
         self._config = config
+        self._local = (config.edge_bind_address, 0) if config.edge_bind_address else None
 
     async def dial(self, rung: str, address: EdgeAddress, handler: StreamHandler) -> ConnectorConnection:
         """A connection ready to register. Raises `OSError`, `TimeoutError` or `QanatError`."""
@@ -43,21 +45,25 @@ class Dialler:
     async def _dial_http2(self, address: EdgeAddress, handler: StreamHandler) -> ConnectorConnection:
         connection = ConnectorHTTP2(handler)
         context = client_context(self._config.cacert)
-        await dial_tls(address.host, address.port, connection, context, HTTP2_SERVER_NAME, timeout=DIAL_TIMEOUT)
+
+        async def connect(protocol: asyncio.Protocol) -> None:
+            loop = asyncio.get_running_loop()
+            await loop.create_connection(lambda: protocol, address.host, address.port, local_addr=self._local)
+
+        await start_tls(connect, connection, context, HTTP2_SERVER_NAME, timeout=DIAL_TIMEOUT)
         return connection
 
     async def _dial_quic(self, address: EdgeAddress, handler: StreamHandler) -> ConnectorConnection:
         from qanat.tunnel.quic_udp import dial_quic  # qh3 is large, and often not needed
 
         roots = self._config.cacert.read_bytes() if self._config.cacert is not None else None
-        local = self._config.edge_bind_address
-        return await dial_quic(address.host, address.port, handler, roots, local_host=local)
+        return await dial_quic(address.host, address.port, handler, roots, local_addr=self._local)
 
     async def _dial_wss(self, address: EdgeAddress, handler: StreamHandler) -> ConnectorConnection:
         context = client_context(self._config.wss_cacert or self._config.cacert)
         proxy = self._proxy(address)
-        host, port, path = address.server_name, address.port, address.path
-        return await dial_wss(host, port, path, handler, context, proxy=proxy, timeout=DIAL_TIMEOUT)
+        way = Way(address.server_name, address.port, address.path, proxy, self._local)
+        return await dial_wss(way, handler, context, timeout=DIAL_TIMEOUT)
 
     @staticmethod
     def _proxy(address: EdgeAddress) -> HTTPProxy | None:

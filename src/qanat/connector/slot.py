@@ -30,9 +30,13 @@ class Slot:
     def __init__(self, index: int, shared: Shared, on_registered: Callable[[int], None]) -> None:
         self.index, self._shared, self._on_registered = index, shared, on_registered
         self._backoff = Backoff(shared.config.retries)
-        self._nudge = asyncio.Event()
+        self._nudge, self._move = asyncio.Event(), asyncio.Event()
         self.waiting = False
         """In a pause before the next attempt."""
+
+    def move(self) -> None:
+        """Leave the present edge for another one, if no stream is open."""
+        self._move.set()
 
     def nudge(self) -> None:
         """Cut a pause short: there is reason to believe that things have changed."""
@@ -139,11 +143,13 @@ class Slot:
         self._went_up(rung, address, connection, registered)
         closed = loop.create_task(connection.wait_closed())
         stopping = loop.create_task(shared.stopping.wait())
+        self._move.clear()
+        moving = loop.create_task(self._move.wait())
         try:
-            await asyncio.wait((closed, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((closed, stopping, moving), return_when=asyncio.FIRST_COMPLETED)
             if not closed.done():
                 await self._retire(connection, closed)
-                return 0.0
+                return self._backoff.before_untried(random.random())  # noqa: S311 - jitter
             self._lost(rung, closed.result())
             return self._backoff.after_loss(loop.time() - since, random.random())  # noqa: S311 - jitter
         finally:
@@ -151,6 +157,7 @@ class Slot:
             shared.metrics.connections.labels(rung).dec()
             closed.cancel()
             stopping.cancel()
+            moving.cancel()
 
     def _went_up(
         self, rung: str, address: EdgeAddress, connection: ConnectorConnection, registered: Registered
@@ -161,7 +168,6 @@ class Slot:
         shared.went_up(self.index, address, connection)
         shared.metrics.connections.labels(rung).inc()
         shared.metrics.dials.labels(rung, "registered").inc()
-        self._backoff.succeeded()
         log.info(
             "Registered tunnel connection",
             connIndex=self.index,

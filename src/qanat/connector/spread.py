@@ -39,6 +39,18 @@ class Spread:
             return min(good, key=lambda address: used[address])
         return min(addresses, key=lambda address: self._avoid_until[address])
 
+    def better(
+        self, addresses: Sequence[EdgeAddress], in_use: Sequence[EdgeAddress], now: float
+    ) -> tuple[EdgeAddress, EdgeAddress] | None:
+        """An address that a connection could move from, and one that it should move to; None when they are spread.
+
+        Moving costs a reconnect, so it must gain something: all on one edge, while there is another.
+        """
+        if len(in_use) < 2 or len(set(in_use)) > 1:
+            return None
+        others = [each for each in addresses if each not in in_use and self._avoid_until.get(each, 0.0) <= now]
+        return (in_use[0], others[0]) if others else None
+
     def failed(self, address: EdgeAddress, now: float) -> None:
         """A dial or a registration failed there."""
         self._failures[address] += 1

@@ -183,7 +183,7 @@ async def dial_quic(
     roots: bytes | None,
     *,
     server_name: str = SERVER_NAME,
-    local_host: str | None = None,
+    local_addr: tuple[str, int] | None = None,
     timeout: float = HANDSHAKE_TIMEOUT,
 ) -> QUICConnectorConnection:
     """A connection to an edge, ready to register. `roots` are PEM certificates in place of the system's.
@@ -195,7 +195,7 @@ async def dial_quic(
     _, dialled = await loop.create_datagram_endpoint(
         lambda: _Dialled(configuration, (host, port), handler),
         remote_addr=(host, port),
-        local_addr=(local_host, 0) if local_host else None,
+        local_addr=local_addr,
     )
     try:
         async with asyncio.timeout(timeout):

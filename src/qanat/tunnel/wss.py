@@ -78,28 +78,33 @@ def parse_proxy(url: str) -> HTTPProxy:
 # The connector's end.
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where an edge is met, and how to get out there."""
+
+    host: str
+    port: int = 443
+    path: str = PATH
+    proxy: HTTPProxy | None = None
+    local_addr: tuple[str, int] | None = None
+    """The local address to leave from."""
+
+
 async def dial_wss(
-    host: str,
-    port: int,
-    path: str,
-    handler: StreamHandler,
-    context: ssl.SSLContext,
-    *,
-    proxy: HTTPProxy | None = None,
-    timeout: float = 15.0,
+    way: Way, handler: StreamHandler, context: ssl.SSLContext, *, timeout: float = 15.0
 ) -> ConnectorHTTP2:
     """A connection to an edge's client port, ready to register.
 
     Raises `UpgradeRefused`, `TLSFailed`, `OSError`, or `TimeoutError`.
     """
     key = base64.b64encode(os.urandom(16)).decode()
-    exchange = _Exchange(_upgrade_request(host, port, path or PATH, key))
+    exchange = _Exchange(_upgrade_request(way, key))
 
     async def connect(protocol: asyncio.Protocol) -> None:
-        await _connect(host, port, protocol, proxy, timeout)
+        await _connect(way, protocol, timeout)
 
     async with asyncio.timeout(timeout):
-        tls = await start_tls(connect, exchange, context, host, timeout=timeout)
+        tls = await start_tls(connect, exchange, context, way.host, timeout=timeout)
         try:
             answer = await exchange.answered
             _check_upgrade(answer, key)
@@ -111,22 +116,23 @@ async def dial_wss(
     return connection
 
 
-async def _connect(host: str, port: int, above: asyncio.Protocol, proxy: HTTPProxy | None, timeout: float) -> None:
-    """TCP to `host`, or a proxy's tunnel to it, with `above` on top."""
-    loop = asyncio.get_running_loop()
+async def _connect(way: Way, above: asyncio.Protocol, timeout: float) -> None:
+    """TCP to the edge, or a proxy's tunnel to it, with `above` on top."""
+    loop, proxy = asyncio.get_running_loop(), way.proxy
     if proxy is None:
-        await loop.create_connection(lambda: above, host, port)
+        await loop.create_connection(lambda: above, way.host, way.port, local_addr=way.local_addr)
         return
-    exchange = _Exchange(_connect_request(host, port, proxy))
+    exchange = _Exchange(_connect_request(way, proxy))
+
+    async def connect(protocol: asyncio.Protocol) -> asyncio.Transport:
+        transport, _ = await loop.create_connection(lambda: protocol, proxy.host, proxy.port, local_addr=way.local_addr)
+        return transport
+
     transport: asyncio.Transport
     if proxy.is_https:
-
-        async def connect(protocol: asyncio.Protocol) -> None:
-            await loop.create_connection(lambda: protocol, proxy.host, proxy.port)
-
         transport = await start_tls(connect, exchange, ssl.create_default_context(), proxy.host, timeout=timeout)
     else:
-        transport, _ = await loop.create_connection(lambda: exchange, proxy.host, proxy.port)
+        transport = await connect(exchange)
     try:
         answer = await exchange.answered
         if not 200 <= answer.status < 300:
@@ -149,24 +155,24 @@ def _authority(host: str, port: int) -> bytes:
     return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
 
 
-def _connect_request(host: str, port: int, proxy: HTTPProxy) -> bytes:
-    authority = _authority(host, port)
+def _connect_request(way: Way, proxy: HTTPProxy) -> bytes:
+    authority = _authority(way.host, way.port)
     headers = [(b"Host", authority)]
     if proxy.authorization:
         headers.append((b"Proxy-Authorization", proxy.authorization.encode()))
     return encode_head(b"CONNECT %b HTTP/1.1" % authority, headers)
 
 
-def _upgrade_request(host: str, port: int, path: str, key: str) -> bytes:
+def _upgrade_request(way: Way, key: str) -> bytes:
     headers = [
-        (b"Host", host.encode() if port == 443 else _authority(host, port)),
+        (b"Host", way.host.encode() if way.port == 443 else _authority(way.host, way.port)),
         (b"Connection", b"Upgrade"),
         (b"Upgrade", b"websocket"),
         (b"Sec-WebSocket-Version", b"13"),
         (b"Sec-WebSocket-Key", key.encode()),
         (b"Sec-WebSocket-Protocol", SUBPROTOCOL.encode()),
     ]
-    return encode_head(b"GET %b HTTP/1.1" % path.encode(), headers)
+    return encode_head(b"GET %b HTTP/1.1" % way.path.encode(), headers)
 
 
 @dataclass(frozen=True, slots=True)
