@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from qanat.edge.membership import Node, NodeSaid, RouteSaid, encode
 from qanat.edge.server import Edge
 from qanat.tunnel.connection import RegistrationRefused
 from tests.support.edge import (
@@ -114,6 +117,24 @@ async def test_a_cut_between_nodes_is_a_typed_error(
         assert (answer.status, answer.headers["x-qanat-error"]) == (503, "node_unreachable")
         assert answer.headers["x-qanat-hop"] == "edge"
         connection.close()
+
+
+@requirement("edge:relay")
+async def test_a_node_that_swallows_packets_is_a_typed_error_too(
+    files: OperatorFiles, directory: DictDirectory, redis: RedisServer
+) -> None:
+    tunnel = directory.add(make_tunnel())
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as deaf:  # completes the TCP handshake and no other
+        async with nodes(1, files, directory, redis) as (a,):
+            node = Node("deaf", "deaf", "127.0.0.1", deaf.getsockname()[1])
+            async with Redis.from_url(redis.url) as client_of_redis:
+                said = (NodeSaid("deaf", node), RouteSaid("deaf", tunnel.record.uuid, 1))
+                for message in said:
+                    await client_of_redis.publish("qanat:edge:changes", encode(message))
+            await until(lambda: knows(a, tunnel.record.uuid))
+            async with client(a, files) as guest:
+                answer = await guest.upgrade(tunnel.host())
+            assert (answer.status, answer.headers["x-qanat-error"]) == (503, "node_unreachable")
 
 
 @requirement("edge:spread")

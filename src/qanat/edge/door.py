@@ -6,6 +6,8 @@ Nothing is awaited: most connections are handed to TLS in the same call that acc
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable
 
 from qanat.edge.admission import is_allowed
@@ -18,7 +20,28 @@ from qanat.log import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
 from qanat.net.tls import TLSFailed
 
+CLIENT_SILENCE = 60
+NODE_SILENCE = 8
+"""Seconds: between nodes the network is ours, and a cut should not go unnoticed."""
+
 _log = get_logger("qanat.edge")
+
+
+def notice_silence(transport: asyncio.BaseTransport, seconds: int) -> None:
+    """Let the kernel end a TCP connection whose far end has vanished: no answer to data or to probes for so long."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    options = {
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): max(1, seconds // 2),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): max(1, seconds // 4),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 2,
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): seconds * 1000,
+    }
+    with contextlib.suppress(OSError):  # gone already
+        for (level, option), value in options.items():
+            sock.setsockopt(level, option, value)
 
 
 class Doors:
@@ -76,8 +99,9 @@ class Door(asyncio.Protocol):
         balancers: tuple[Network, ...] | None = None,
         read_name: bool = False,
         timeout: float = 10.0,
+        silence: int = CLIENT_SILENCE,
     ) -> None:
-        self._doors, self._accept = doors, accept
+        self._doors, self._accept, self._silence = doors, accept, silence
         self._allowed, self._balancers, self._read_name = allowed, balancers, read_name
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
@@ -90,6 +114,7 @@ class Door(asyncio.Protocol):
         transport = as_transport(transport)
         self.transport = transport
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        notice_silence(transport, self._silence)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
         if not self._doors.enter(self):

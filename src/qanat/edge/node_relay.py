@@ -15,7 +15,7 @@ import httptools
 
 from qanat.edge import contexts
 from qanat.edge.config import Cluster, Limits, parse_listen
-from qanat.edge.door import Door, Doors
+from qanat.edge.door import NODE_SILENCE, Door, Doors, notice_silence
 from qanat.edge.errors import ERROR_HEADER, NodeUnreachable, refusal_for
 from qanat.edge.membership import Membership, Node
 from qanat.edge.metrics import Metrics
@@ -58,6 +58,7 @@ class NodeRelay:
         except (QanatError, OSError):
             self._members.suspect(node.id, asyncio.get_running_loop().time())
             raise NodeUnreachable from None
+        notice_silence(transport, NODE_SILENCE)
         transport.write(_upgrade_request(head))
 
 
@@ -140,7 +141,9 @@ class NodeListener:
         """Listen; returns the bound address."""
         host, port = parse_listen(self._config.listen_addr)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Door(self._doors, self._accept), host or None, port)
+        self._server = await loop.create_server(
+            lambda: Door(self._doors, self._accept, silence=NODE_SILENCE), host or None, port
+        )
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
 
