@@ -104,6 +104,7 @@ class UpstreamTLS(ProxySection):
 
     ca_file: Path | None = None
     include_system_cas: Bool = False
+    """Trust the system's CAs too."""
 
 
 class RouteTLS(ProxySection):
@@ -111,6 +112,7 @@ class RouteTLS(ProxySection):
 
     ca_file: Path | None = None
     server_name: str | None = None
+    """The name its certificate must have; by default the host of `upstream`."""
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
 
@@ -119,8 +121,11 @@ class Timeouts(ProxySection):
     """Zero means none: a tool call may take an hour, and a stream may be quiet for a day."""
 
     connect: Duration = timedelta(seconds=10)
+    """For TCP and TLS together."""
     response_header: Duration = NONE
+    """For the answer to begin; then 504."""
     stream_idle: Duration = NONE
+    """Between two pieces of an answer; then it is cut off."""
 
 
 class RouteConfig(PolicyConfig):
@@ -134,13 +139,17 @@ class RouteConfig(PolicyConfig):
     host_header: str | None = None
     """`upstream`, `preserve` or a literal; None takes `upstream.host_header`."""
     allowed_ips: Networks | None = None
+    """Narrows `upstream.allowed_ips`, and must lie inside it."""
     tls: RouteTLS | None = None
     timeouts: Timeouts = Timeouts()
     paths: tuple[str, ...] | None = None
     """Path prefixes that are let through; others get 403."""
     sse_keepalive: Duration = NONE
+    """Insert a comment into an event stream that is silent for so long, between two events."""
     max_in_flight: Annotated[int, Field(ge=0)] = 0
+    """Requests of this route at once; 0 is no limit, beyond it 503."""
     rewrite_origins: Bool | None = None
+    """None takes the global `rewrite_origins`."""
 
     @field_validator("paths")
     @classmethod
@@ -164,9 +173,12 @@ class UpstreamConfig(ProxySection):
     """What holds for every upstream."""
 
     allowed_ips: Networks = tuple(IPv4Network(text) for text in PRIVATE)
+    """IPv4 networks and addresses that may be dialled. A list replaces the default."""
     disable_ip_validation: Bool = False
+    """Dial any address. Not together with `allowed_ips`; warned about at every start."""
     tls: UpstreamTLS = UpstreamTLS()
     host_header: str = "upstream"
+    """`upstream` sends the route's own address with its port, `preserve` the tunnel hostname, anything else itself."""
     idle_timeout: Duration = timedelta(seconds=4)
     """How long an idle connection is kept: below the 5 s after which uvicorn closes its end."""
 
@@ -187,9 +199,11 @@ class Limits(ProxySection):
     """Where the proxy says 503 instead of growing."""
 
     websockets: Count = 1024
+    """Open WebSockets; beyond it upgrades get 503."""
     streams: Count = 250
     """HTTP/2 streams of one inner connection."""
     requests: Count = 4096
+    """Requests in flight."""
     upstream_sockets: Count = 512
     """Open sockets of one route."""
     inspect_body: Count = 4 * 1024 * 1024
@@ -217,9 +231,12 @@ class ProxyConfig(ProxySection):
     """Everything `qanat proxy` reads from its file."""
 
     listen_addr: ListenAddress
+    """Where the connector reaches the proxy; an empty host is every address, IPv4 and IPv6."""
     log_level: Annotated[Level, BeforeValidator(_parse_level)] = "info"
     shutdown_timeout: Duration = timedelta(seconds=30)
+    """How long running requests may take to end after SIGTERM."""
     tunnel_domain: str = ""
+    """What is cut off a hostname to get a route key; required for keys without a dot."""
     tls: TLSFiles
     routes: Annotated[dict[str, Route], Field(min_length=1)]
     """Full hostname, or name below `tunnel_domain`, to upstream."""
