@@ -10,7 +10,10 @@ from tests.fuzz.targets import Target
 
 MAX_SIZE = 8_192
 _INTERESTING = (0, 1, 2, 7, 8, 127, 128, 254, 255)
-_TOKENS = (b"\r\n", b"\n", b"\0", b":", b"=", b";", b"\xff" * 4, b"\0" * 8, b"\x7f\xff\xff\xff", b"PRI * HTTP/2.0")
+_TOKENS = (
+    *(b"\r\n", b"\n", b"\0", b":", b"=", b";", b"PRI * HTTP/2.0", b"\xff" * 4, b"\0" * 8, b"\x7f\xff\xff\xff"),
+    *(b"9" * 4_400, b"[" * 3_000, b'{"a":' * 1_500),  # more digits than int() takes, deeper than json goes
+)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,13 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from qanat.client.upgrade import UpgradeExchange
 from qanat.connector.http1 import AnswerReader
-from qanat.errors import ProtocolError
+from qanat.edge.client_hello import read_server_name
+from qanat.edge.frames import FrameTracker
+from qanat.edge.proxy_protocol import parse_proxy_header
+from qanat.edge.request import UpgradeParser
+from qanat.errors import ProtocolError, QanatError
 from qanat.gateway.sse import EventStreamReader
 from qanat.net import http1
 from qanat.tunnel.connection import RequestHead, StreamKind
@@ -27,7 +32,7 @@ from qanat.wire.http2 import HTTP2Connection
 from qanat.wire.registration import ConnectionDetails
 from qanat.wire.rpc import RPCClient, RPCServer
 from qanat.wire.token import TunnelToken, parse_token
-from qanat.wire.websocket import WebSocketCodec
+from qanat.wire.websocket import WebSocketCodec, accept_key
 from tests.support.chunks import exchange, feed
 from tests.support.vectors import load
 from tests.wire.test_control_stream import REGISTRATION
@@ -79,6 +84,59 @@ def _is_payload(event: Any) -> bool:
 def _continues(last: Any, event: Any) -> bool:
     others = [field.name for field in fields(event) if field.name != "data"]
     return type(last) is type(event) and all(getattr(last, name) == getattr(event, name) for name in others)
+
+
+def incremental_target(make: Callable[[], Callable[[bytes], object]], *samples: bytes) -> Target:
+    """A reader that is fed: what it returns last, and whether it refuses, must not depend on the cuts."""
+
+    def outcome(pieces: list[bytes]) -> object:
+        feed_one, result = make(), None
+        try:
+            for piece in pieces:
+                result = feed_one(piece)
+                if result is not None:
+                    break
+        except QanatError as error:
+            return type(error)
+        return result
+
+    def run(data: bytes, cuts: Cuts) -> None:
+        edges = [0, *sorted(place % (len(data) + 1) for place in cuts), len(data)]
+        whole, split = outcome([data]), outcome([data[a:b] for a, b in pairwise(edges)])
+        if (whole is None) != (split is None):
+            raise AssertionError(f"cut at {edges}: {split}, whole: {whole}")
+
+    return Target(run, samples)
+
+
+def whole_target(parse: Callable[[bytes], object], *samples: bytes) -> Target:
+    """A parser that is shown all bytes so far, each time there are more."""
+
+    def run(data: bytes, cuts: Cuts) -> None:
+        for end in (*sorted(place % (len(data) + 1) for place in cuts), len(data)):
+            with suppress(ProtocolError):
+                parse(data[:end])
+
+    return Target(run, samples)
+
+
+def track_frames(data: bytes, cuts: Cuts) -> None:
+    """The edge's frame tracker: where it stands must not depend on the cuts."""
+    whole, split = FrameTracker(), FrameTracker()
+    whole.feed(data)
+    for a, b in pairwise([0, *sorted(place % (len(data) + 1) for place in cuts), len(data)]):
+        split.feed(data[a:b])
+    assert (whole.at_boundary, whole.closed) == (split.at_boundary, split.closed)
+
+
+def _upgrade_answer() -> Callable[[bytes], object]:
+    exchange = UpgradeExchange("wiki.example", bytes(16))
+
+    def feed_one(data: bytes) -> object:
+        exchange.receive_data(data)
+        return exchange.events_received() or None
+
+    return feed_one
 
 
 def text_target(parse: Callable[[str], object], *samples: str) -> Target:
@@ -159,6 +217,20 @@ _HTTP_REQUEST = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
 _HTTP_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nSet-Cookie: a\r\n\r\nhello"
 _HTTP_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n\r\n"
 
+_UPGRADE = (
+    b"GET /a HTTP/1.1\r\nHost: wiki.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+_UPGRADED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: " + accept_key("AAAAAAAAAAAAAAAAAAAAAA==").encode() + b"\r\n\r\n"
+)
+_REFUSED = (
+    b'HTTP/1.1 502 Bad Gateway\r\nContent-Length: 57\r\n\r\n{"error": {"code": "a", "hop": "edge", "message": "text"}}'
+)
+_PROXIED = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((10, 0, 0, 1, 10, 0, 0, 2, 1, 2, 3, 4))
+
+
 TARGETS: dict[str, Target] = {
     "token": text_target(parse_token, TunnelToken("a", REGISTRATION.tunnel_uuid, b"secret").encode()),  # type: ignore[arg-type]
     "serialised-headers": text_target(marks.parse_serialised_headers, "QQ:Yg;Qw:ZA"),
@@ -178,6 +250,11 @@ TARGETS: dict[str, Target] = {
     "http1-request": codec_target(http1.RequestReader, _HTTP_REQUEST),
     "http1-response": codec_target(_expecting, _HTTP_ANSWER, _HTTP_CHUNKED),
     "connector-answer": codec_target(lambda: AnswerReader("GET"), _HTTP_ANSWER, _HTTP_CHUNKED),
+    "client-hello": whole_target(read_server_name, load("tls", "client_hello").data),
+    "proxy-header": whole_target(parse_proxy_header, _PROXIED),
+    "upgrade-request": incremental_target(lambda: UpgradeParser(4_096).feed, _UPGRADE),
+    "upgrade-answer": incremental_target(_upgrade_answer, _UPGRADED, _REFUSED),
+    "frame-tracker": Target(track_frames, (_FROM_CLIENT[:2_000], _FROM_SERVER[:2_000])),
     "event-stream": codec_target(
         EventStreamReader, b"event: a\ndata: b\r\ndata: c\n\n: comment\ndata: \xe2\x82\xac\n\n"
     ),

@@ -60,7 +60,7 @@ class UpgradeExchange(Codec[Upgraded]):
             return
         start_line, *lines = head.split(b"\r\n")
         parts = start_line.split(b" ", 2)
-        if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
+        if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not (len(parts[1]) == 3 and parts[1].isdigit()):
             raise _nonsense("its answer is not HTTP")
         headers, self._buffer = parse_fields(lines), rest
         if int(parts[1]) == 101:
@@ -69,7 +69,8 @@ class UpgradeExchange(Codec[Upgraded]):
             self._events.append(Upgraded(rest))
             return
         lengths = values(headers, b"content-length")
-        length = int(lengths[0]) if lengths and lengths[0].isdigit() else MAX_BODY
+        readable = lengths and lengths[0].isdigit() and len(lengths[0]) < 10
+        length = int(lengths[0]) if readable else MAX_BODY
         self._refusal = (int(parts[1]), min(length, MAX_BODY))
         self._read_refusal(ended=False)
 
@@ -87,7 +88,7 @@ def to_refusal(status: int, body: bytes) -> TunnelFailed:
         return TunnelFailed(
             str(error["code"]), str(error["hop"]), str(error["message"]), may_retry=error.get("retryable") is True
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return TunnelFailed("bad_edge_answer", "edge", f"the edge answered with status {status}")
 
 
