@@ -90,6 +90,7 @@ def test_the_server_certificate_follows_the_profile() -> None:
     assert judge_server_certificate(certificate, [ca.certificate], f"tickets.{DOMAIN}", moment) == ca.certificate
 
 
+@pytest.mark.slow
 @requirement("setup:18")
 def test_an_rsa_4096_server_key_is_made_on_request() -> None:
     ca, key = throwaway_ca(), generate_key(KeyType.RSA_4096)

@@ -186,6 +186,7 @@ def test_a_ca_signed_by_another_ca_passes() -> None:
     assert judge_ca(pem, now()).issuer == root.certificate.subject
 
 
+@pytest.mark.slow
 def test_rsa_1024_sha1_and_version_1_are_refused(tmp_path: Path) -> None:
     small = documented_ca(tmp_path, bits=1024).read_text()
     with pytest.raises(CertificateRefused, match="at least 2048 bits, this one has 1024"):

@@ -95,6 +95,7 @@ def test_an_expired_ca_renews_nothing(setup: Setup) -> None:
     assert "the CA expired on" in setup.renew(expect=1)
 
 
+@pytest.mark.slow
 @requirement("setup:20")
 def test_a_directory_made_by_hand_is_renewed_and_keeps_its_modes(setup: Setup) -> None:
     documented_ca(setup.data)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,18 @@ Object = dict[str, Any]
 
 def render(chart: str, values: dict[str, Any], *, release: str | None = None, upgrade: bool = False) -> list[Object]:
     """The objects of a release, in the order of their names."""
+    return deepcopy(_render(chart, json.dumps(values), release or chart, upgrade))
+
+
+@cache
+def _render(chart: str, values: str, release: str, upgrade: bool) -> list[Object]:
     with Chart.load(CHARTS / chart) as loaded:
-        texts = loaded.render(values, name=release or chart, namespace="tunnels", is_upgrade=upgrade)
+        texts = loaded.render(json.loads(values), name=release, namespace="tunnels", is_upgrade=upgrade)
     objects = [
         item
         for path, text in texts.items()
         if not path.endswith("NOTES.txt")
-        for item in yaml.safe_load_all(text)
+        for item in yaml.load_all(text, yaml.CSafeLoader)
         if item is not None
     ]
     return sorted(objects, key=lambda item: (item["kind"], item["metadata"]["name"]))
