@@ -6,6 +6,7 @@ token), and whether the person may change anything at all.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,16 +18,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from qanat.control.console import audit, keys, signin, tunnels
+from qanat.control.console import audit, identity, keys, signin, tunnels
 from qanat.control.console.pages import HERE, ROOT, Handler, Pages, Visit, go, read_form, render
 from qanat.control.errors import AuthenticationFailed, Invalid, NotFound, PermissionDenied, Refused
 from qanat.control.operations import Operations
 
-PAGES: Pages = {**tunnels.PAGES, **keys.PAGES, **audit.PAGES}
+PAGES: Pages = {**tunnels.PAGES, **identity.PAGES, **keys.PAGES, **audit.PAGES}
 
 
-def make_console(operations: Operations) -> Starlette:
-    """The application."""
+def make_console(operations: Operations, closing: asyncio.Event) -> Starlette:
+    """The application. `closing`, once set, ends the live streams."""
     routes: list[Route | Mount] = [
         Mount("/static", StaticFiles(directory=HERE / "static")),
         Route("/", _home),
@@ -38,6 +39,7 @@ def make_console(operations: Operations) -> Starlette:
         routes.extend(Route(path, _guard(handler), methods=[method]) for method, handler in methods.items())
     console = Starlette(routes=routes, exception_handlers={Refused: _show_error, Exception: _show_bug})
     console.state.operations = operations
+    console.state.closing = closing
     return console
 
 

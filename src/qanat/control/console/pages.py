@@ -35,10 +35,15 @@ MESSAGES = {
 }
 """Shown after a change, chosen by `?done=`: a link can pick one of these and nothing else."""
 
-NAVIGATION = (("/tunnels", "MCP tunnels"), ("/keys", "API keys"), ("/audit", "Audit trail"))
+NAVIGATION = (
+    ("/tunnels", "MCP tunnels"),
+    ("/identity", "Workload identity"),
+    ("/keys", "API keys"),
+    ("/audit", "Audit trail"),
+)
 """The main menu: path and text."""
 
-_HEADERS = {
+SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -73,7 +78,12 @@ Pages = dict[str, dict[str, Handler]]
 def render(template: str, status: int = 200, **values: Any) -> Response:
     """A page. What values hold is escaped."""
     text = _TEMPLATES.get_template(template).render(messages=MESSAGES, version=__version__, **values)
-    return HTMLResponse(text, status, dict(_HEADERS))
+    return HTMLResponse(text, status, dict(SECURITY_HEADERS))
+
+
+def render_part(template: str, **values: Any) -> str:
+    """A piece of a page."""
+    return _TEMPLATES.get_template(template).render(**values)
 
 
 def show(visit: Visit, template: str, status: int = 200, **values: Any) -> Response:
@@ -84,7 +94,7 @@ def show(visit: Visit, template: str, status: int = 200, **values: Any) -> Respo
 
 def go(path: str, done: str = "") -> Response:
     """Send the browser to a page of ours after a change (RFC 9110 15.4.4)."""
-    return RedirectResponse(f"{ROOT}{path}{f'?done={done}' if done else ''}", 303, dict(_HEADERS))
+    return RedirectResponse(f"{ROOT}{path}{f'?done={done}' if done else ''}", 303, dict(SECURITY_HEADERS))
 
 
 async def read_form(request: Request) -> dict[str, str]:
@@ -121,6 +131,10 @@ def _until(value: datetime) -> str:
     return f"in {days:.0f} days" if days >= 2 else f"in {days * 24:.0f} hours"
 
 
+def _days(value: datetime) -> float:
+    return (value - datetime.now(UTC)).total_seconds() / 86400
+
+
 def _size(value: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
         if value < 1000 or unit == "GB":
@@ -134,7 +148,7 @@ def _make_templates() -> Environment:
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters.update(moment=_moment, ago=_ago, until=_until, size=_size)
+    templates.filters.update(days=_days, moment=_moment, ago=_ago, until=_until, size=_size)
     templates.globals.update(root=ROOT, navigation=NAVIGATION)
     return templates
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from qanat.control.console.health import Verdict, judge, look, render_health
+from qanat.control.console.live import stream
 from qanat.control.console.pages import Pages, Visit, go, show
 from qanat.control.errors import Refused
-from qanat.control.nouns import Certificate
+from qanat.control.nouns import Certificate, Tunnel
 from qanat.control.operations.pages import PageRequest
 
 FILTERS = ("active", "archived", "all")
@@ -22,10 +24,22 @@ async def list_tunnels(visit: Visit, error: Refused | None = None) -> Response:
     tunnels = [
         tunnel for tunnel in found.data if wanted == "all" or (tunnel.archived_at is not None) == (wanted == "archived")
     ]
+    verdicts = await _verdicts(visit, tunnels)
     return show(
-        visit, "tunnels.html", error.status if error else 200, tunnels=tunnels, wanted=wanted, filters=FILTERS,
-        error=error, limit=visit.operations.context.config.limits.tunnels_per_organization,
+        visit, "tunnels.html", error.status if error else 200, tunnels=tunnels, verdicts=verdicts, wanted=wanted,
+        filters=FILTERS, error=error, limit=visit.operations.context.config.limits.tunnels_per_organization,
     )  # fmt: skip
+
+
+async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
+    """What is true of each tunnel of the list."""
+    operations, now = visit.operations, visit.operations.context.now()
+    connected = await operations.events.connected([tunnel.id for tunnel in tunnels])
+    verdicts = {}
+    for tunnel in tunnels:
+        certificates = await operations.certificates.list_page(visit.actor, tunnel.id, EVERYTHING)
+        verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, 0), now)
+    return verdicts
 
 
 async def create(visit: Visit) -> Response:
@@ -46,7 +60,7 @@ async def detail(visit: Visit, token: str = "", error: Refused | None = None) ->
     return show(
         visit, "tunnel.html", error.status if error else 200, tunnel=tunnel, certificates=certificates.data,
         live=len(live), slots=operations.context.config.limits.certificates_per_tunnel, token=token, error=error,
-        badge=certificate_badge, now=operations.context.now(),
+        badge=certificate_badge, now=operations.context.now(), health=await look(visit, tunnel_id),
     )  # fmt: skip
 
 
@@ -112,6 +126,7 @@ async def revoke_certificate(visit: Visit) -> Response:
 PAGES: Pages = {
     "/tunnels": {"GET": list_tunnels, "POST": create},
     "/tunnels/{tunnel_id}": {"GET": detail},
+    "/tunnels/{tunnel_id}/live": {"GET": stream(render_health)},
     "/tunnels/{tunnel_id}/token": {"POST": reveal},
     "/tunnels/{tunnel_id}/rotate": {"POST": rotate},
     "/tunnels/{tunnel_id}/archive": {"POST": archive},

@@ -65,7 +65,7 @@ def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio
         app.include_router(router)
     if context.config.deprecated_alias:
         app.include_router(alias.router)
-    app.mount("/console", make_console(operations))
+    app.mount("/console", make_console(operations, closing))
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # the framework's documented way
     app.add_api_route("/healthz", healthy, include_in_schema=False)
     for error in (HTTPException, RequestValidationError, Refused, Exception):

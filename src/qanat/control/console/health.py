@@ -1,0 +1,89 @@
+"""What is true of a tunnel right now: three facts kept apart, who is connected, what went through.
+
+A tunnel is up only when every fact holds; the first that does not is named, in the order of a request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from markupsafe import Markup
+
+from qanat.control.console.pages import Visit, render_part
+from qanat.control.console.plots import plot
+from qanat.control.nouns import Certificate, Connector, OperatorEvent, TrafficPoint, Tunnel
+from qanat.control.operations.pages import PageRequest
+
+STEP, STEPS = timedelta(minutes=1), 60
+LIVE_CERTIFICATES = PageRequest(limit=100)
+LAST_CALLS = PageRequest(limit=10)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The tunnel's state in one word for the badge, and in a sentence that names the hop."""
+
+    word: str
+    tone: str
+    """`good`, `warn`, `bad` or empty."""
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Health:
+    """Everything the live part of a tunnel's page shows."""
+
+    tunnel: Tunnel
+    verdict: Verdict
+    connectors: list[Connector]
+    certificates: list[Certificate]
+    calls: list[OperatorEvent]
+    plots: list[Markup]
+
+
+def judge(tunnel: Tunnel, certificates: list[Certificate], connections: int, now: datetime) -> Verdict:
+    """Pure: what the facts amount to."""
+    if tunnel.archived_at is not None:
+        return Verdict("Archived", "", "This tunnel was archived; nothing goes through it any more.")
+    trusted = [found for found in certificates if found.archived_at is None]
+    valid = [found for found in trusted if found.expires_at is None or found.expires_at > now]
+    if not trusted:
+        return Verdict("No certificate", "warn", "Gateway: refuses calls, because no CA certificate is registered.")
+    if not valid:
+        return Verdict("Expired", "bad", "Gateway: refuses calls, because every registered CA certificate has expired.")
+    if not connections:
+        return Verdict("Not connected", "bad", "Connector: none is connected to any edge.")
+    return Verdict("Connected", "good", f"{connections} connection{'s' if connections > 1 else ''} to the edge.")
+
+
+async def look(visit: Visit, tunnel_id: str) -> Health:
+    """The facts, gathered now."""
+    operations, actor = visit.operations, visit.actor
+    now = operations.context.now()
+    tunnel = await operations.tunnels.retrieve(actor, tunnel_id)
+    certificates = (await operations.certificates.list_page(actor, tunnel_id, LIVE_CERTIFICATES)).data
+    connectors = await operations.events.connectors(actor, tunnel_id)
+    until = now.replace(second=0, microsecond=0) + STEP
+    traffic = await operations.events.traffic(actor, tunnel_id, until - STEPS * STEP, until, STEP)
+    calls = await operations.events.list_page(actor, LAST_CALLS, tunnel_id=tunnel_id, kinds=("call",))
+    return Health(
+        tunnel, judge(tunnel, certificates, len(connectors), now), connectors, certificates, calls.data,
+        _plots(traffic, until),
+    )  # fmt: skip
+
+
+async def render_health(visit: Visit) -> str:
+    """The live part of a tunnel's page."""
+    health = await look(visit, visit.request.path_params["tunnel_id"])
+    return render_part("health.html", health=health)
+
+
+def _plots(traffic: list[TrafficPoint], until: datetime) -> list[Markup]:
+    quantities = (
+        ("Calls", "per minute", lambda point: float(point.calls)),
+        ("Latency", "ms, mean", lambda point: point.duration_ms / point.calls if point.calls else 0.0),
+        ("Bytes", "KB per minute", lambda point: (point.bytes_in + point.bytes_out) / 1000),
+        ("Errors", "per minute", lambda point: float(point.errors)),
+    )
+    return [plot(traffic, value, title, unit, until, STEPS, STEP) for title, unit, value in quantities]

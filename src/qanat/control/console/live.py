@@ -1,0 +1,63 @@
+"""Parts of pages that change by themselves: rendered here, sent over server-sent events whenever they differ.
+
+The page holds the same part at first, so nothing is missing without script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+
+from starlette.responses import Response, StreamingResponse
+
+from qanat.control.console.pages import SECURITY_HEADERS, Visit
+from qanat.control.errors import Refused
+
+EVERY = 1.0
+"""Seconds between two looks."""
+SILENCE = 15.0
+"""Seconds after which a comment shows that the stream lives."""
+LONGEST = 600.0
+"""Seconds a stream lives; the browser opens the next one, and is asked again who it is."""
+
+Render = Callable[[Visit], Awaitable[str]]
+
+
+def stream(render: Render) -> Callable[[Visit], Awaitable[Response]]:
+    """A handler that streams what `render` returns, for ever new."""
+
+    async def handler(visit: Visit) -> Response:
+        first = await render(visit)
+        headers = {**SECURITY_HEADERS, "x-accel-buffering": "no"}
+        return StreamingResponse(_events(visit, render, first), media_type="text/event-stream", headers=headers)
+
+    return handler
+
+
+async def _events(visit: Visit, render: Render, first: str) -> AsyncIterator[bytes]:
+    closing: asyncio.Event = visit.request.app.state.closing
+    loop = asyncio.get_running_loop()
+    begun = spoken = loop.time()
+    shown = first
+    yield _event(first)
+    while loop.time() - begun < LONGEST:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(EVERY):
+                await closing.wait()
+            return
+        try:
+            html = await render(visit)
+        except Refused:
+            return
+        if html != shown:
+            shown, spoken = html, loop.time()
+            yield _event(html)
+        elif loop.time() - spoken > SILENCE:
+            spoken = loop.time()
+            yield b": alive\n\n"
+
+
+def _event(html: str) -> bytes:
+    return b"data: " + json.dumps({"html": html}).encode() + b"\n\n"
