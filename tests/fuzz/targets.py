@@ -21,8 +21,9 @@ from qanat.edge.request import UpgradeParser
 from qanat.errors import ProtocolError, QanatError
 from qanat.gateway.sse import EventStreamReader
 from qanat.net import http1
+from qanat.tunnel import wss
 from qanat.tunnel.connection import RequestHead, StreamKind
-from qanat.tunnel.quic_heads import to_request
+from qanat.tunnel.quic_heads import from_request, from_response, to_request
 from qanat.wire import cloudflared_headers as marks
 from qanat.wire import quic_stream
 from qanat.wire.capnp import Message, MessageDecoder, Struct, StructReader, encode
@@ -127,6 +128,24 @@ def track_frames(data: bytes, cuts: Cuts) -> None:
     for a, b in pairwise([0, *sorted(place % (len(data) + 1) for place in cuts), len(data)]):
         split.feed(data[a:b])
     assert (whole.at_boundary, whole.closed) == (split.at_boundary, split.closed)
+
+
+def understand_heads(data: bytes, cuts: Cuts) -> None:
+    """The heads of QUIC streams, as far as requests and answers are made of them."""
+    for reader in (quic_stream.RequestReader(), quic_stream.ResponseReader()):
+        for event in feed(reader, [data])[0]:
+            with suppress(ProtocolError):
+                if isinstance(event, quic_stream.ConnectRequest):
+                    from_request(event)
+                if isinstance(event, quic_stream.ConnectResponse):
+                    from_response(event, StreamKind.HTTP)
+
+
+def understand_wss_answer(data: bytes) -> None:
+    """What an edge, or a proxy before it, answers to an upgrade."""
+    head, found, rest = data.partition(b"\r\n\r\n")
+    if found:
+        wss._parse_answer(head, rest)
 
 
 def _upgrade_answer() -> Callable[[bytes], object]:
@@ -243,6 +262,8 @@ TARGETS: dict[str, Target] = {
     "control-client": codec_target(_registering, _answers()),
     "http2-server": codec_target(lambda: HTTP2Connection(False), CLIENT_SAID[:6_000]),
     "http2-client": codec_target(listening_client, SERVER_SAID[:6_000], load("http2", "cloudflared_session").data),
+    "quic-heads": Target(understand_heads, (_REQUEST, _RESPONSE)),
+    "wss-answer": whole_target(understand_wss_answer, _UPGRADED, _REFUSED),
     "quic-request": codec_target(quic_stream.RequestReader, _REQUEST),
     "quic-response": codec_target(quic_stream.ResponseReader, _RESPONSE),
     "websocket-server": codec_target(WebSocketCodec, _FROM_CLIENT[:3_000]),

@@ -79,7 +79,7 @@ def _announces_body(headers: Headers) -> bool:
     for name, value in headers:
         if name.lower() == "transfer-encoding" and value.lower() == "chunked":
             return True
-        if name.lower() == "content-length" and value.isascii() and value.isdigit() and int(value) > 0:
+        if name.lower() == "content-length" and value.isascii() and value.isdigit() and value.strip("0"):
             return True
     return False
 

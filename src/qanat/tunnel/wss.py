@@ -226,7 +226,7 @@ class _Exchange(asyncio.Protocol):
 def _parse_answer(head: bytes, rest: bytes) -> _Answer:
     line, *fields = head.split(b"\r\n")
     parts = line.split(b" ", 2)
-    if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
+    if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not (len(parts[1]) == 3 and parts[1].isdigit()):
         raise HTTPViolation("malformed status line")
     text = b" ".join(parts[1:])[:100].decode("ascii", "replace")
     return _Answer(int(parts[1]), text, parse_fields(fields), rest)
