@@ -6,8 +6,8 @@ never a `QanatError`: it ends its task, with a traceback in the log.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 
 @dataclass(eq=False)
@@ -23,11 +23,18 @@ class QanatError(Exception):
     retryable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        # Exception.__reduce__ and logging look at args; a dataclass would leave them empty.
-        self.args = (str(self),)
+        self.args = (str(self),)  # tracebacks of others look here; a dataclass would leave it empty
 
     def __str__(self) -> str:
         return self.code.replace("_", " ")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would call the class with args, which are not our fields.
+        return _rebuild, (type(self), {field.name: getattr(self, field.name) for field in fields(self) if field.init})
+
+
+def _rebuild(kind: type[QanatError], values: dict[str, Any]) -> QanatError:
+    return kind(**values)
 
 
 @dataclass(eq=False)

@@ -239,9 +239,15 @@ def error_rows(packages: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         if belongs(error.__module__, packages) and "code" in vars(error):
             retry = "yes" if error.retryable else "no"
             rows[error.code, error.__name__] = (
-                f"`{error.code}`", str(error.status), retry, first_sentence(error.__doc__)
+                f"`{error.code}`", str(error.status), retry, describe(error)
             )  # fmt: skip
     yield from (rows[key] for key in sorted(rows))
+
+
+def describe(error: type[QanatError]) -> str:
+    """What an error is about: its docstring, or the sentence its receiver is told."""
+    written = first_sentence(error.__doc__)
+    return str(getattr(error, "message", "")) if not written or written.startswith(f"{error.__name__}(") else written
 
 
 def subclasses(kind: type[QanatError]) -> Iterator[type[QanatError]]:
@@ -262,7 +268,12 @@ def metric_rows(metrics: Any) -> Iterator[tuple[str, ...]]:
 
 
 def log_rows(packages: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Every fixed phrase that is logged."""
+    """Every fixed phrase that is logged, by a call or on behalf of an error."""
+    import_all()
+    for error in subclasses(QanatError):
+        if belongs(error.__module__, packages) and "log_phrase" in vars(error):
+            level = str(getattr(error, "log_level", "warn"))
+            yield str(vars(error)["log_phrase"]), level, f"`{'.'.join(error.__module__.split('.')[:2])}`"
     for path in sorted((ROOT / "src/qanat").rglob("*.py")):
         module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
         if not belongs(module, packages):

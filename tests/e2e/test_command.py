@@ -30,8 +30,9 @@ def environment(directory: Path) -> dict[str, str]:
 def running_command(directory: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """The command once it says that it is running, and what it printed until then."""
     process = subprocess.Popen(
-        COMMAND, env=environment(directory), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        COMMAND, env=environment(directory), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     assert process.stdout is not None
     try:
         lines: list[str] = []
@@ -42,8 +43,7 @@ def running_command(directory: Path) -> Iterator[tuple[subprocess.Popen[str], li
         yield process, lines
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate()
 
 
 @requirement("stack:once")
@@ -91,6 +91,26 @@ def test_a_signal_stops_everything_and_leaves_nothing_behind(tmp_path: Path, num
     for port in ports:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, f"port {port} still listens"
+
+
+@requirement("stack:hop")
+@pytest.mark.slow
+def test_a_part_taken_away_by_the_keyboard_is_named_when_asked_again(tmp_path: Path) -> None:
+    with running_command(tmp_path) as (process, _):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("ask\nstop the moon\nstop moon\nstop connector\nask\n")
+        process.stdin.flush()
+        printed: list[str] = []
+        for line in process.stdout:
+            printed.append(line)
+            if "failed at" in line:
+                break
+    text = "".join(printed)
+    assert "answered after" in text
+    assert "no part 'moon' is running" in text
+    assert "stopped connector" in text
+    assert "failed at connector: " in text
 
 
 def test_a_model_nobody_offers_is_misuse(tmp_path: Path) -> None:

@@ -47,14 +47,14 @@ def main() -> None:
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         print(f"qanat: no command {name!r}{hint}; see qanat --help", file=sys.stderr)
         sys.exit(2)
-    try:
+    try:  # commands import their part only when they run
         module = importlib.import_module(COMMANDS[name][0])
+        module.app(arguments[1:], prog_name=f"qanat {name}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("qanat"):
             raise
         print(f"qanat {name} needs the package {error.name!r}: pip install 'qanat[server]'", file=sys.stderr)
         sys.exit(1)
-    module.app(arguments[1:], prog_name=f"qanat {name}")
 
 
 def overview() -> str:

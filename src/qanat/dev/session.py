@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from qanat.dev import report
+from qanat.dev import keyboard, report
 from qanat.dev.request import HopFailed, ask, example_request, find_failing_hop
 from qanat.errors import QanatError
 from qanat.gateway.config import ModelSection
@@ -58,7 +58,9 @@ class Session:
                 if self.once:
                     return 0 if held else 1
                 say("", "for the examples and the tutorial, in another terminal", f"  . {environment}", "")
-                say("running; Ctrl-C stops everything and leaves nothing behind")
+                say(keyboard.HELP, "running; Ctrl-C stops everything and leaves nothing behind")
+                async for line in keyboard.obey(stack, self.model):
+                    say(line)
                 await asyncio.Event().wait()
         return 0
 
