@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from qanat.edge.workers import for_worker, supervise, worker_number
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger, setup_logging
 
+PARENT_CHECK_SECONDS = 1.0
 M_MMAP_THRESHOLD = -3  # malloc.h
 
 _log = get_logger("qanat.edge")
@@ -62,6 +64,7 @@ async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
+    orphaned = asyncio.create_task(_watch_parent(stop)) if worker_number() is not None else None
     async with serve(config, reuse_port=reuse_port) as edge:
         metrics = None
         if config.metrics_addr is not None:
@@ -76,6 +79,17 @@ async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if orphaned is not None:
+            orphaned.cancel()
         if metrics is not None:
             metrics[0].shutdown()
             metrics[0].server_close()
+
+
+async def _watch_parent(stop: asyncio.Event) -> None:
+    """A worker whose parent has died stops too: nobody else would tell it."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel has no event for it that loops know
+        await asyncio.sleep(PARENT_CHECK_SECONDS)
+    _log.warn("the parent process is gone, stopping")
+    stop.set()

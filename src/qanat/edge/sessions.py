@@ -120,6 +120,8 @@ class Sessions:
     def refused(self, guest: Guest, refusal: EdgeRefused, request: UpgradeRequest | None) -> None:
         """Log and count a refusal; the host is named only to those who may know whether it exists."""
         self._metrics.refused.labels(refusal.code).inc()
+        if guest.identity is None:
+            return  # a node that relays: it tells its client, and the operators
         host = None if request is None else request.host
         self._events.emit(
             "client_refused", None, client=guest.name, address=guest.address, code=refusal.code, host=host
