@@ -37,13 +37,14 @@ def dev(
 
     import uvloop
 
-    from qanat.dev.session import Session
-
     try:
         name, models = choose_model(model, openai_base_url)
     except ValueError as error:
         print(f"qanat dev: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+
+    from qanat.dev.session import Session
+
     session = Session(name, models, listen=listen, once=once, verbose=verbose, started=started)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         raise typer.Exit(runner.run(session.run()))
@@ -53,19 +54,18 @@ def choose_model(model: str, openai_base_url: str) -> tuple[str, dict[str, Model
     """The model to ask, and all that are on offer. Raises `ValueError` when a name is missing."""
     import os
 
+    if openai_base_url and not model:
+        raise ValueError("--model is required with an OpenAI-compatible server (or QANAT_MODEL)")
+    with_anthropic = bool(os.environ.get("ANTHROPIC_API_KEY")) and not openai_base_url
+    if model not in ("", "qanat-demo") and not openai_base_url and not with_anthropic:
+        raise ValueError(f"no model {model!r}: set ANTHROPIC_API_KEY or --openai-base-url to reach one")
+
     from qanat.gateway.config import ModelSection
     from qanat.stack import DEMO_MODEL
 
-    models = dict(DEMO_MODEL)
     if openai_base_url:
-        if not model:
-            raise ValueError("--model is required with an OpenAI-compatible server (or QANAT_MODEL)")
-        models[model] = ModelSection(upstream="openai", base_url=openai_base_url)
-        return model, models
-    if os.environ.get("ANTHROPIC_API_KEY"):
+        return model, {**DEMO_MODEL, model: ModelSection(upstream="openai", base_url=openai_base_url)}
+    if with_anthropic and model != "qanat-demo":
         name = model or ANTHROPIC_MODEL
-        models[name] = ModelSection(upstream="anthropic")
-        return name, models
-    if model and model not in models:
-        raise ValueError(f"no model {model!r}: set ANTHROPIC_API_KEY or --openai-base-url to reach one")
-    return "qanat-demo", models
+        return name, {**DEMO_MODEL, name: ModelSection(upstream="anthropic")}
+    return "qanat-demo", dict(DEMO_MODEL)
