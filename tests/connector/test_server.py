@@ -10,9 +10,11 @@ import pytest
 from qanat.connector.server import serve
 from tests.connector.conftest import RUNGS, config_for
 from tests.support.loopback_edge import TIMEOUT, loopback_edge
+from tests.support.requirements import requirement
 from tests.support.tunnel import Client, Upstreams, http_request, websocket_request
 
 
+@requirement("connector:registers")
 @pytest.mark.parametrize("rung", RUNGS)
 async def test_a_connector_registers_and_serves_streams(rung: str, tmp_path: Path) -> None:
     async with loopback_edge(tmp_path) as edge, serve(config_for(edge, protocol=rung), Upstreams()) as connector:

@@ -9,9 +9,10 @@ import pytest
 
 from qanat.net.layer import as_transport
 from qanat.net.websocket import WebSocketClient
-from qanat.tunnel.connection import RequestHead, StreamKind, StreamReset
+from qanat.tunnel.connection import StreamReset
 from tests.interop.conftest import CONNECTORS, Wire
 from tests.support.loopback_edge import TIMEOUT
+from tests.support.requirements import requirement
 from tests.support.tunnel import Client, http_request, websocket_request
 from tests.support.upstream_server import Deaf, Echo
 
@@ -74,6 +75,7 @@ async def open_pump(wire: Wire, size: int) -> Pump:
     return pump
 
 
+@requirement("connector:interop")
 async def test_a_get_arrives_whole_and_its_answer_too(wire: Wire) -> None:
     headers = (("Accept", "text/plain"), ("X-Two", "1"), ("Accept-Encoding", "identity"))
     client = wire.open(http_request("GET", "/path?query=1&b=%20", headers))
@@ -178,6 +180,7 @@ async def test_a_refused_websocket_keeps_its_status(wire: Wire) -> None:
     assert await client.receive(100) == b"no sockets here"
 
 
+@pytest.mark.slow
 async def test_a_hundred_streams_at_once_keep_apart(wire: Wire) -> None:
     clients = [wire.open(http_request("GET", f"/number/{number}", PLAIN)) for number in range(100)]
     pumps = await asyncio.gather(*(open_pump(wire, 10_000) for _ in range(100)))
@@ -190,6 +193,8 @@ async def test_a_hundred_streams_at_once_keep_apart(wire: Wire) -> None:
         pump.transport.close()
 
 
+@requirement("connector:stalled")
+@pytest.mark.slow
 async def test_a_reader_that_stalls_does_not_stop_the_others(wire: Wire) -> None:
     wire.upstream.websocket = Deaf
     stalled = await open_pump(wire, 8 * 1024 * 1024)
@@ -202,14 +207,6 @@ async def test_a_reader_that_stalls_does_not_stop_the_others(wire: Wire) -> None
         pump.transport.close()
     assert stalled.missing
     stalled.transport.abort()
-
-
-async def test_raw_tcp_is_refused_by_an_http_upstream(wire: Wire, connector: str) -> None:
-    if connector == "cloudflared":
-        pytest.skip("cloudflared dials whatever address the edge names")
-    client = wire.open(RequestHead(StreamKind.TCP, "", f"127.0.0.1:{wire.upstream.port}", ""))
-    head = await client.answer()
-    assert (head.status, head.from_upstream) == (502, False)
 
 
 @pytest.mark.slow

@@ -13,9 +13,11 @@ from qanat.net.websocket import WebSocketClient
 from tests.interop.conftest import CONNECTORS, start_connector
 from tests.support.loopback_edge import TIMEOUT, loopback_edge
 from tests.support.proxy import DOMAIN, Inner, make_pki, proxy_running, upstream_running
+from tests.support.requirements import requirement
 from tests.support.tunnel import Client, websocket_request
 
 
+@requirement("connector:inner-tls")
 @pytest.mark.parametrize(("connector", "protocol"), CONNECTORS)
 async def test_requests_travel_inside_an_inner_tls_session(connector: str, protocol: str, tmp_path: Path) -> None:
     pki = make_pki(tmp_path)

@@ -13,13 +13,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
-from tests.support.loopback_edge import TIMEOUT, LoopbackEdge, tunnel_token
+from tests.support.loopback_edge import TIMEOUT, tunnel_token
 
 BINARY = os.environ.get("QANAT_CLOUDFLARED", "")
 needs_cloudflared = pytest.mark.skipif(not BINARY, reason="QANAT_CLOUDFLARED names no cloudflared binary")
+
+
+class Edge(Protocol):
+    """Where it is to connect: a place for its files, and the edge's roots and address."""
+
+    directory: Path
+    cacert: Path
+
+    @property
+    def address(self) -> str:
+        """`host:port`"""
+        ...
 
 
 @dataclass
@@ -69,7 +82,7 @@ def _command(directory: Path) -> list[str]:
 
 @asynccontextmanager
 async def cloudflared(
-    edge: LoopbackEdge, protocol: str, url: str, *, connections: int = 4, token: str | None = None, **env: str
+    edge: Edge, protocol: str, url: str, *, connections: int = 4, token: str | None = None, **env: str
 ) -> AsyncIterator[Cloudflared]:
     """A cloudflared with `connections` slots at `edge`; stopped at the end."""
     (edge.directory / "none.yml").write_text("{}\n")
