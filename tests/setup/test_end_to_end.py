@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from qanat.api.tunnels import TunnelsClient
 from qanat.client.dial import Edge, dial, outer_context
+from qanat.client.errors import TunnelFailed
 from qanat.client.transport import open_tunnel
 from qanat.clock import SystemClock
 from qanat.connector import server as connector
@@ -209,3 +210,26 @@ async def test_setup_and_the_real_control_plane_agree(tmp_path: Path) -> None:
             await init("2", SecretStr("sk-ant-oat01-nobody"))
         async with TunnelsClient(stack.control.url, stack.control.credential) as api:
             assert len(await api.list_tunnels()) == 2
+
+
+async def call_until_refused(in_use: Customer) -> None:
+    """The edge hears of an archived certificate within seconds."""
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            async with in_use.client(in_use.data / "ca.crt") as client:
+                assert await call(client, in_use.host) < 500
+
+
+@pytest.mark.slow
+@requirement("setup:37")
+async def test_a_tunnel_without_an_active_certificate_lets_nothing_through(in_use: Customer) -> None:
+    stack = in_use.stack
+    async with in_use.client(in_use.data / "ca.crt") as client:
+        assert await call(client, in_use.host) < 500
+    async with TunnelsClient(stack.control.url, stack.control.credential) as api:
+        tunnel_id = TunnelID(stack.tunnel_id)
+        for record in await api.list_certificates(tunnel_id):
+            await api.archive_certificate(tunnel_id, record.id)
+    with pytest.raises(TunnelFailed) as refused:
+        await call_until_refused(in_use)
+    assert refused.value.hop == "edge"
