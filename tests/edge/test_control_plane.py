@@ -1,0 +1,88 @@
+"""The edge and the real control plane: over HTTP, stopped, started again, and changed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from qanat.control.server import ControlServer
+from qanat.control.server import serve as serve_control
+from qanat.edge.server import Edge, serve
+from qanat.tunnel.connection import RegistrationRefused
+from qanat.wire.token import TunnelToken, parse_token
+from tests.edge.test_blindness import free_port
+from tests.support.control import EDGE_KEY, HEADERS, control_config
+from tests.support.edge import BASE, TIMEOUT, EchoProxy, OperatorFiles, client, connect, edge_config
+from tests.support.pki import throwaway_ca
+from tests.support.requirements import requirement
+
+pytestmark = pytest.mark.slow
+
+
+async def ask(control: ControlServer, path: str, body: dict[str, Any] | None = None) -> Any:
+    """A call of the Tunnels API by the operator."""
+    headers = HEADERS | {"authorization": f"Bearer {control.credential.get_secret_value()}"}
+    async with httpx2.AsyncClient(base_url=control.url, headers=headers, timeout=TIMEOUT, trust_env=False) as http:
+        answer = await http.post(f"/v1/tunnels{path}", json=body or {})
+        assert answer.is_success, answer.text
+        return answer.json()
+
+
+async def status(edge: Edge, files: OperatorFiles, host: str) -> str:
+    async with client(edge, files) as guest:
+        answer = await guest.upgrade(host)
+    return answer.headers.get("x-qanat-error", str(answer.status))
+
+
+async def until_refused(edge: Edge, files: OperatorFiles, token: TunnelToken) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            try:
+                connection = await connect(edge.connector_address, files, token, EchoProxy(), index=3)
+            except RegistrationRefused:
+                return
+            connection.close()
+
+
+@requirement("edge:fail-static", "edge:push")
+async def test_the_data_plane_outlives_the_control_plane_and_obeys_it_again(
+    files: OperatorFiles, tmp_path: Path
+) -> None:
+    port, elsewhere = free_port(), free_port()
+    at_home = control_config(tmp_path, listen_addr=f"127.0.0.1:{port}", domain_base=BASE, shutdown_timeout="1s")
+    hidden = control_config(tmp_path, listen_addr=f"127.0.0.1:{elsewhere}", domain_base=BASE, shutdown_timeout="1s")
+    settings = edge_config(
+        files,
+        control={"url": f"http://127.0.0.1:{port}", "service_key": EDGE_KEY},
+        client_organizations=[{"san": "gateway.example.net", "organizations": "*"}],
+    )
+    async with serve(settings) as edge:
+        async with serve_control(at_home) as control:
+            tunnel = await ask(control, "")
+            path, host = f"/{tunnel['id']}", f"tickets.{tunnel['domain']}"
+            old = parse_token((await ask(control, f"{path}/reveal_token"))["tunnel_token"])
+            first = await connect(edge.connector_address, files, old, EchoProxy())
+            assert await status(edge, files, host) == "tunnel_has_no_certificate"
+            await ask(control, f"{path}/certificates", {"ca_certificate_pem": throwaway_ca().certificate_pem.decode()})
+            async with asyncio.timeout(TIMEOUT):
+                while await status(edge, files, host) != "101":  # noqa: ASYNC110 - asking is the wait
+                    await asyncio.sleep(0.05)
+
+        assert await status(edge, files, host) == "101", "new calls work without the control plane"
+        second = await connect(edge.connector_address, files, old, EchoProxy(), index=1)
+        async with serve_control(hidden) as control:  # where the edge does not look
+            new = parse_token((await ask(control, f"{path}/rotate_token"))["tunnel_token"])
+        third = await connect(edge.connector_address, files, old, EchoProxy(), index=2)
+
+        async with serve_control(at_home) as control:
+            await until_refused(edge, files, old)
+            fourth = await connect(edge.connector_address, files, new, EchoProxy(), index=3)
+            assert await status(edge, files, host) == "101"
+            await ask(control, f"{path}/archive")
+            for connection in (first, second, third, fourth):
+                await connection.wait_closed()
+            assert await status(edge, files, host) == "tunnel_archived"
