@@ -132,7 +132,8 @@ def track_frames(data: bytes, cuts: Cuts) -> None:
 
 def understand_heads(data: bytes, cuts: Cuts) -> None:
     """The heads of QUIC streams, as far as requests and answers are made of them."""
-    for reader in (quic_stream.RequestReader(), quic_stream.ResponseReader()):
+    readers: list[Codec[Any]] = [quic_stream.RequestReader(), quic_stream.ResponseReader()]
+    for reader in readers:
         for event in feed(reader, [data])[0]:
             with suppress(ProtocolError):
                 if isinstance(event, quic_stream.ConnectRequest):

@@ -18,6 +18,7 @@ REQUIREMENTS: dict[str, str] = {
     "tunnel:leak": "a thousand idle streams leave nothing behind",
     "tunnel:http2:control": "the control stream is opened at once, once, and bounded in time",
     "tunnel:http2:stalled": "a WebSocket whose upstream stops reading does not slow fifty others, in bounded memory",
+    "tunnel:http2:crowded": "readers that stop and hold the shared window are given up, worst first, so others go on",
     "tunnel:http2:limit": "the connector's stream limit is honoured, the control stream counted",
     "tunnel:http2:goaway": "a connector that goes away gets no new streams, and is closed when drained",
     "tunnel:http2:garbage": "a peer that speaks no HTTP/2 is dropped",

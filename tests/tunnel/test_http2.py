@@ -354,10 +354,31 @@ async def test_a_stalled_websocket_does_not_slow_fifty_others() -> None:
             await stalled.may_write.wait()
 
 
+@requirement("tunnel:http2:crowded")
+async def test_stalled_readers_that_hold_the_whole_window_are_given_up_for_the_others() -> None:
+    narrow = Settings(initial_window=65_535, connection_window=131_070)
+
+    def upstream(head: RequestHead) -> Upstream:
+        return Upstream(ACCEPTED, reading=head.path != "/stalled")
+
+    async with _like_cloudflared(Upstreams(upstream), narrow, KeepAlive(0.02, 20.0)) as connection:
+        stalled = [connection.open(websocket_request("/stalled")) for _ in range(2)]
+        for client in stalled:
+            await client.answer()
+            client.transport.write(bytes(65_535))
+        other = connection.open(websocket_request())
+        await other.answer()
+        other.transport.write(b"z" * 30_000)
+        assert await other.receive(30_000) == b"z" * 30_000
+        assert sum(client.lost.done() for client in stalled) == 1
+
+
 @asynccontextmanager
-async def _like_cloudflared(upstreams: Upstreams) -> AsyncIterator[Tunnel]:
+async def _like_cloudflared(
+    upstreams: Upstreams, settings: Settings = CLOUDFLARED, keep_alive: KeepAlive | None = None
+) -> AsyncIterator[Tunnel]:
     admission = Admission()
-    connector = ConnectorHTTP2(upstreams, settings=CLOUDFLARED)
+    connector = ConnectorHTTP2(upstreams, settings=settings, keep_alive=keep_alive)
     memory_pair(EdgeHTTP2(admission), connector)
     async with asyncio.timeout(TIMEOUT):
         await connector.register(registration())

@@ -31,6 +31,8 @@ READ_SIZE = 64 * 1024
 FORGIVE_AFTER = 10.0
 HELD_TOO_LONG = 30.0
 """Seconds without any room in the socket after which the peer counts as lost, whatever it says."""
+CROWDED = 0.75
+"""Share of the connection's window held by paused readers at which the worst of them is given up."""
 CLOSE_TIMEOUT = 5.0
 """Seconds the socket may take to send what was written before a close."""
 
@@ -191,11 +193,16 @@ class Stream(asyncio.Transport):
         self.drop_unread()
         self.lose(exc)
 
-    def fail(self, exc: Exception) -> None:
-        """Reset the stream because of what the peer sent on it."""
+    def fail(self, exc: Exception, error_code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
+        """Reset the stream for a reason of ours."""
         self._closing = True
-        self._reset(ErrorCode.PROTOCOL_ERROR)
+        self._reset(error_code)
         self.lose(exc)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for a paused reader."""
+        return len(self._unread)
 
     def lose(self, exc: Exception | None) -> None:
         """Tell the protocol above, once."""
@@ -240,7 +247,7 @@ class Link(asyncio.Protocol, ABC):
         self.loop = asyncio.get_running_loop()
         self.streams: dict[int, Stream] = {}
         self._keep_alive = keep_alive or KeepAlive()
-        self._flushing = self._closing = False
+        self._flushing = self._closing = self._crowded = False
         self._heard = self._forgiven = self.loop.time()
         self._pulse: asyncio.TimerHandle | None = None
         self._pulse_due = self._held_since = 0.0
@@ -416,8 +423,19 @@ class Link(asyncio.Protocol, ABC):
         if now - self._heard >= self._keep_alive.interval:
             self.codec.ping(b"qanat-ka")
             self.flush()
+        self._relieve()
         self.pulse(now)
         self._schedule_pulse()
+
+    def _relieve(self) -> None:
+        """Readers that stay paused must not use up the window that all streams share: reset the worst of them."""
+        unread = sum(stream.unread for stream in self.streams.values())
+        crowded = unread > CROWDED * self.codec.settings.connection_window
+        if crowded and self._crowded:  # for two beats: this is no burst
+            worst = max(self.streams.values(), key=lambda stream: stream.unread)
+            _log.warn("stream reset: its reader has stopped and others need the room", unread=worst.unread)
+            self._guarded(worst, worst.fail, StreamReset(ErrorCode.ENHANCE_YOUR_CALM), ErrorCode.ENHANCE_YOUR_CALM)
+        self._crowded = crowded
 
     def pulse(self, now: float) -> None:
         """About once a second."""
