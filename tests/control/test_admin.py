@@ -9,9 +9,11 @@ import anthropic
 import httpx2
 import pytest
 
-from tests.support.control import GATEWAY_KEY, Tenant
+from tests.support.control import GATEWAY_KEY, Tenant, plain_client
 from tests.support.federation import INLINE, ISSUER, Federated, federate, ok
 from tests.support.requirements import requirement
+
+pytestmark = pytest.mark.slow
 
 API = "/v1/organizations"
 
@@ -21,7 +23,7 @@ class Wire:
 
     def __init__(self, tenant: Tenant) -> None:
         self.requests: list[httpx2.Request] = []
-        self.http = httpx2.Client(event_hooks={"request": [self.requests.append]}, verify=False)
+        self.http = plain_client(event_hooks={"request": [self.requests.append]})
         client = anthropic.Anthropic(base_url=tenant.url, auth_token=tenant.operator, http_client=self.http)
         self.organization = client.organization
 

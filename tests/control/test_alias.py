@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.support.control import OLD_BETA, ControlThread, Tenant
 from tests.support.federation import ok
 from tests.support.requirements import requirement
+
+pytestmark = pytest.mark.slow
 
 ALIAS = "/v1/organizations/tunnels"
 

@@ -16,10 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from qanat.pki.material import NO_EXPIRY
-from tests.support.control import EDGE_KEY, Tenant
+from tests.support.control import EDGE_KEY, Tenant, plain_client
 from tests.support.federation import ok
 from tests.support.pki import documented_ca, openssl
 from tests.support.requirements import requirement
+
+pytestmark = pytest.mark.slow
 
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
 USAGE = dict.fromkeys(
@@ -107,7 +109,7 @@ def test_the_same_certificate_again_is_a_conflict_that_is_not_retried(tenant: Te
     pem = make_ca()
     sent: list[httpx2.Request] = []
     hooks: dict[str, list[Any]] = {"request": [sent.append]}
-    with httpx2.Client(event_hooks=hooks, verify=False) as http:
+    with plain_client(event_hooks=hooks) as http:
         client = anthropic.Anthropic(base_url=tenant.url, auth_token=tenant.mint(), http_client=http)
         made = client.beta.tunnels.certificates.create(tunnel, ca_certificate_pem=pem)
         with pytest.raises(anthropic.ConflictError):

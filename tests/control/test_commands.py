@@ -16,6 +16,8 @@ from tests.control.test_certificates import make_ca
 from tests.support.control import Tenant
 from tests.support.federation import INLINE, ISSUER
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Result]
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 
 from qanat.control.server import open_database
 from qanat.control.store.tables import AuditRow, ChangeRow, CounterRow, TunnelRow, UsedLabelRow
-from tests.support.control import HEADERS, control_config
+from tests.support.control import HEADERS, control_config, plain_client
 
 KILLS = 200
 WRITERS = 3
@@ -42,7 +42,7 @@ class Writer(threading.Thread):
         super().__init__(daemon=True)
         self._ledger, self._busy = ledger, started
         headers = HEADERS | {"authorization": f"Bearer {credential}"}
-        self._http = httpx2.Client(base_url=url, headers=headers, timeout=10, verify=False)
+        self._http = plain_client(base_url=url, headers=headers)
 
     def run(self) -> None:
         ledger, current = self._ledger, ""

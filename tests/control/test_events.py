@@ -6,8 +6,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from tests.support.control import EDGE_KEY, ControlThread, SteppedClock, Tenant
 from tests.support.federation import ok
+
+pytestmark = pytest.mark.slow
 
 NOW = datetime(2026, 8, 1, 9, 30, 20, tzinfo=UTC)
 

@@ -178,6 +178,7 @@ DENIED: dict[str, Callable[[Federated], str]] = {
 }
 
 
+@pytest.mark.slow
 @requirement("workload-identity:8")
 @pytest.mark.parametrize("reason", DENIED)
 def test_every_denial_looks_the_same_and_is_explained_in_the_history(tenant: Tenant, reason: str) -> None:

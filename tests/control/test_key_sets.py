@@ -21,6 +21,8 @@ from tests.support.federation import EC_KEY, INLINE, RSA_KEY, Federated, federat
 from tests.support.pki import throwaway_ca, throwaway_server
 from tests.support.requirements import requirement
 
+pytestmark = pytest.mark.slow
+
 API = "/v1/organizations/federation_issuers"
 HOST = "issuer.test"
 

@@ -25,6 +25,8 @@ from tests.support.control import ControlThread, Tenant, control_config
 from tests.support.federation import ok
 from tests.support.postgres import Postgres
 
+pytestmark = pytest.mark.slow
+
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)

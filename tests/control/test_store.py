@@ -42,10 +42,10 @@ async def test_sqlite_waits_for_its_turn_and_survives_a_power_cut(tmp_path: Path
 
 def test_a_sealed_value_opens_in_its_place_only() -> None:
     vault = Vault(secrets.token_bytes)
-    for _ in range(2):
-        key = Key(secrets.token_bytes(32))
-        vault.keys[key.id], vault.current = key, key.id
-        sealed = vault.seal(b"secret", "tunnel a")
+    old, new = Key(secrets.token_bytes(32)), Key(secrets.token_bytes(32))
+    vault.keys, vault.current = {old.id: old, new.id: new}, old.id
+    sealed = vault.seal(b"secret", "tunnel a")
+    vault.current = new.id
     assert b"secret" not in sealed
     assert vault.seal(b"secret", "tunnel a") != sealed
     assert vault.open(sealed, "tunnel a") == b"secret"

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import delete
 
 from qanat.control.store.tables import AuditRow, CertificateRow, TunnelRow
-from tests.support.control import BETA, ControlThread, Tenant
+from tests.support.control import BETA, ControlThread, Tenant, plain_client
 from tests.support.requirements import requirement
 
 JSON = {"content-type": "application/json"}
@@ -29,7 +29,7 @@ class Wire:
         self.requests: list[httpx2.Request] = []
         self.responses: list[httpx2.Response] = []
         hooks: dict[str, list[Any]] = {"request": [self.requests.append], "response": [self.responses.append]}
-        self._http = httpx2.Client(event_hooks=hooks, timeout=30, verify=False)
+        self._http = plain_client(event_hooks=hooks)
         credential = options or {"auth_token": token or tenant.mint()}
         self.client = anthropic.Anthropic(base_url=tenant.url, http_client=self._http, **credential)
         self.tunnels = self.client.beta.tunnels

@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import logging
 import secrets
+import ssl
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,14 @@ HEADERS = {"anthropic-version": "2023-06-01", "anthropic-beta": BETA}
 EDGE_KEY = "edge-service-key-for-tests"
 GATEWAY_KEY = "gateway-service-key-for-tests"
 GENEROUS = {"requests_per_minute": 10**6, "token_reads_per_minute": 10**6, "exchanges_per_minute": 10**6}
+
+
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def plain_client(**options: Any) -> httpx2.Client:
+    """A client without TLS: making a context for each would cost more than everything else a test does."""
+    return httpx2.Client(timeout=30, verify=_NO_TLS, trust_env=False, **options)
 
 
 class SteppedClock:
@@ -185,12 +194,11 @@ class Tenant:
         """A bare HTTP client with the headers that every SDK sends; a header set to "" is left out."""
         given = HEADERS | {"authorization": f"Bearer {token or self.mint()}"} | headers
         headers = {name: value for name, value in given.items() if value}
-        # No TLS here, and loading the trust store would cost more than everything else a test does.
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=30, verify=False)
+        return plain_client(base_url=self.url, headers=headers)
 
     def bare(self) -> httpx2.Client:
         """A client that sends no header of its own."""
-        return httpx2.Client(base_url=self.url, timeout=30, verify=False)
+        return plain_client(base_url=self.url)
 
     def as_operator(self) -> httpx2.Client:
         return self.http(self.operator)
