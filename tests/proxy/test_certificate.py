@@ -104,6 +104,17 @@ async def test_h2_is_preferred_and_no_alpn_means_http_1_1(pki: TestPKI, offered:
             assert (await inner.ask(f"GET / HTTP/1.1\nHost: echo.{DOMAIN}")).status == 200
 
 
+async def test_a_client_that_offers_only_unknown_protocols_hears_so(
+    pki: TestPKI, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with proxy_running(pki, NOWHERE) as end:
+        with pytest.raises(TLSFailed) as failed:
+            await end.connect("spdy/3", "imap")
+        assert failed.value.reason == "no application protocol"
+        assert end.proxy.websockets == 0
+    assert messages(caplog, "tls handshake failed")[0]["error"] == "no application protocol"
+
+
 async def test_a_name_the_certificate_does_not_cover_is_left_to_the_client(pki: TestPKI) -> None:
     context = pki.context()
     context.check_hostname = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,9 @@ _ALERTS = {
     "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "no application protocol",
     "TLSV1_UNRECOGNIZED_NAME": "unrecognized name",
 }
+
+_UNNAMED = re.compile(r"^\[SSL\] | \(_ssl\.c:\d+\)$")
+"""What Python puts around OpenSSL's text where it has no name for a reason."""
 
 
 @dataclass(eq=False)
@@ -68,7 +72,7 @@ def to_tls_failed(error: ssl.SSLError) -> TLSFailed:
     """OpenSSL's error in the field's words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return TLSFailed(f"certificate verify failed: {error.verify_message}")
-    reason = error.reason or str(error)
+    reason = error.reason or _UNNAMED.sub("", str(error)).upper().replace(" ", "_")
     if "ALERT" in reason:
         text = _ALERTS.get(reason, reason.split("ALERT_")[-1].replace("_", " ").lower())
         return TLSFailed(text, by_peer=True)

@@ -7,17 +7,67 @@ import ssl
 from collections.abc import Callable
 
 from qanat.log import get_logger
-from qanat.net.layer import as_transport
-from qanat.net.tls import HandshakeGate, TLSServer
+from qanat.net.layer import Layer, as_transport
+from qanat.net.tls import HANDSHAKE_TIMEOUT, HandshakeGate, TLSFailed, TLSServer
 from qanat.net.websocket import WebSocketServer
 from qanat.proxy.certificate import SNIObject
+from qanat.proxy.client_hello import NO_APPLICATION_PROTOCOL, NotClientHello, offered_protocols
 from qanat.proxy.inbound import Inbound
 from qanat.wire.websocket import GOING_AWAY
 
 log = get_logger("qanat.proxy")
+OUR_PROTOCOLS = {b"h2", b"http/1.1"}
 
 ChooseInbound = Callable[[str, str | None], Inbound]
 """From the protocol agreed by ALPN and the name asked for (SNI) to the protocol that speaks it."""
+
+
+class HelloGuard(asyncio.Protocol):
+    """Reads the ClientHello, then hands everything to TLS and is gone."""
+
+    def __init__(self, tls: TLSServer, on_failure: Callable[[Exception], None]) -> None:
+        self._tls, self._on_failure = tls, on_failure
+        self._seen = b""
+        self._done = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, Layer)
+        self._below = transport
+        self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._fail, "handshake timed out")
+
+    def data_received(self, data: bytes) -> None:
+        if self._done:
+            return
+        self._seen += data
+        try:
+            offered = offered_protocols(self._seen)
+        except NotClientHello:
+            offered = []
+        if offered is None:
+            return
+        if offered and not OUR_PROTOCOLS & set(offered):
+            self._below.write(NO_APPLICATION_PROTOCOL)
+            self._fail("no application protocol")
+            return
+        self._end()
+        self._below.set_protocol(self._tls)
+        self._tls.connection_made(self._below)
+        self._tls.data_received(self._seen)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._done:
+            self._end()
+            self._on_failure(exc or TLSFailed("closed before the handshake was done"))
+
+    def _fail(self, reason: str) -> None:
+        self._end()
+        error = TLSFailed(reason)
+        self._on_failure(error)
+        self._below.close_because(error)
+
+    def _end(self) -> None:
+        self._done = True
+        self._timer.cancel()
 
 
 class InnerSession(asyncio.Protocol):
@@ -33,7 +83,8 @@ class InnerSession(asyncio.Protocol):
     ) -> None:
         self._choose, self._on_handshake, self._on_lost = choose, on_handshake, on_lost
         self.inbound: Inbound | None = None
-        self.websocket = WebSocketServer(TLSServer(self, context, gate=gate, on_failure=self._handshake_failed))
+        tls = TLSServer(self, context, gate=gate, on_failure=self._handshake_failed)
+        self.websocket = WebSocketServer(HelloGuard(tls, self._handshake_failed))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = as_transport(transport)
