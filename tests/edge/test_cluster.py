@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from qanat.connector.config import ConnectorConfig
+from qanat.connector.server import serve as serve_connector
+from qanat.edge import balance
 from qanat.edge.membership import Node, NodeSaid, RouteSaid, encode
 from qanat.edge.server import Edge
 from qanat.tunnel.connection import RegistrationRefused
+from tests.edge.test_blindness import free_port
 from tests.support.edge import (
     TIMEOUT,
     DictDirectory,
@@ -235,3 +239,30 @@ async def test_a_node_that_dies_is_forgotten_and_its_streams_end_with_a_reason(
             assert (await guest.upgrade(tunnel.host())).status == 101
         on_b.close()
         on_c.close()
+
+
+@requirement("edge:spread")
+async def test_a_node_that_joins_gets_its_share_of_a_connector(
+    files: OperatorFiles, directory: DictDirectory, redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(balance, "PERIOD", 0.2)
+    tunnel, port = directory.add(make_tunnel()), free_port()
+    token = tmp_path / "token"
+    token.write_text(tunnel.token.encode())
+    cluster = cluster_settings(files, redis)
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(running_edge(files, directory, name="a", cluster=cluster))
+        config = ConnectorConfig(
+            token_file=token,
+            edge=(f"127.0.0.1:{a.connector_address[1]}", f"127.0.0.1:{port}"),
+            cacert=files.path("connector-listener-ca"),
+            protocol="http2",
+        )
+        await stack.enter_async_context(serve_connector(config, EchoProxy()))
+        await until(lambda: len(a.connections) == 4)
+        b = await stack.enter_async_context(
+            running_edge(files, directory, name="b", cluster=cluster, connectors={"listen_addr": f"127.0.0.1:{port}"})
+        )
+        await until(lambda: len(a.connections) + len(b.connections) == 4 and len(b.connections) >= 1)
+        async with client(b, files) as guest:
+            assert (await guest.upgrade(tunnel.host())).status == 101
