@@ -17,9 +17,10 @@ from tests.support.upstream_server import upstream_server
 @requirement("tunnel:configuration:stock")
 @needs_cloudflared
 @pytest.mark.slow
-async def test_a_stock_cloudflared_takes_pushed_ingress_rules(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["http2", "quic"])
+async def test_a_stock_cloudflared_takes_pushed_ingress_rules(protocol: str, tmp_path: Path) -> None:
     async with upstream_server() as first, upstream_server() as second, loopback_edge(tmp_path) as edge:
-        async with cloudflared(edge, "http2", first.url, connections=1):
+        async with cloudflared(edge, protocol, first.url, connections=1):
             [connection] = await edge.guests.wait(1)
             rules = {"ingress": [{"service": second.url}]}
             assert await connection.push_configuration(1, rules) == ConfigurationResult(1)

@@ -220,3 +220,15 @@ def test_a_client_verifies_its_peer() -> None:
     configuration = client_configuration("quic.cftunnel.com", None)
     assert configuration.verify_mode is not None
     assert configuration.verify_mode != 0
+
+
+@requirement("tunnel:configuration")
+async def test_a_pushed_configuration_is_declined_in_words() -> None:
+    async with tunnel("quic") as connection:
+        result = await connection.edge.push_configuration(7, {"ingress": [{"service": "http://x"}]})
+        assert (result.latest_applied_version, result.error) == (-1, "remote configuration is not supported")
+        connection.connector.close()
+        async with asyncio.timeout(TIMEOUT):
+            await connection.edge.wait_closed()
+        with pytest.raises(ConnectionUnavailable):
+            await connection.edge.push_configuration(8, {})

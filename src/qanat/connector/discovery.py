@@ -59,7 +59,7 @@ class Discovery:
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT):
                 found = await (self._find_wss() if rung == "wss" else self._find())
-        except (OSError, TimeoutError, dns.exception.DNSException) as error:
+        except (OSError, UnicodeError, TimeoutError, dns.exception.DNSException) as error:
             if rung not in self._known:
                 raise EdgeNotFound(", ".join(self._entries), str(error) or "timed out") from error
             return self._known[rung]
@@ -68,11 +68,11 @@ class Discovery:
 
     async def _find(self) -> list[EdgeAddress]:
         found: list[EdgeAddress] = []
-        problem: OSError | None = None
+        problem: Exception | None = None
         for host, port in await self._hosts():
             try:
                 found += [EdgeAddress(ip, port) for ip in await resolve(host, port, self._config.edge_ip_version)]
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # the second for names that no DNS could hold
                 problem = error
         if not found:
             raise problem or OSError("no edge is listed")

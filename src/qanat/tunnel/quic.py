@@ -31,11 +31,14 @@ from qanat.tunnel.connection import (
     StreamProtocol,
     StreamReset,
 )
-from qanat.tunnel.control import ConnectorControl, EdgeControl
+from qanat.tunnel.control import FIRST_CALL_TIMEOUT, ConnectorControl, EdgeControl
 from qanat.tunnel.quic_engine import Engine
 from qanat.tunnel.quic_heads import from_request, from_response, to_request, to_response
 from qanat.tunnel.quic_link import INTERNAL_ERROR, NO_ERROR, QUICLink, QUICStream, StopAware
+from qanat.tunnel.quic_rpc import ConfigurationPush, RemoteCalls
+from qanat.wire.control_stream import RPC_TIMEOUT
 from qanat.wire.quic_stream import ConnectRequest, ConnectResponse, RequestReader, ResponseReader, RPCStarted
+from qanat.wire.registration import ConfigurationResult
 
 CONTROL_STREAM = 0
 MAX_STREAMS = 1_000
@@ -60,6 +63,7 @@ class QUICEdgeConnection(EdgeConnection):
         self._draining = False
         self._closed = asyncio.Event()
         self._last_words: asyncio.TimerHandle | None = None
+        self._patience = asyncio.get_running_loop().call_later(FIRST_CALL_TIMEOUT, self._lose_patience)
 
     def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> asyncio.Transport:
         message = to_request(head).encode()
@@ -74,6 +78,18 @@ class QUICEdgeConnection(EdgeConnection):
         if head.kind is StreamKind.HTTP and not head.has_body:
             stream.write_eof()
         return end
+
+    async def push_configuration(self, version: int, config: object) -> ConfigurationResult:
+        if not self.available_streams:
+            raise ConnectionUnavailable("no stream left on this connection")
+        push = ConfigurationPush(version, config)
+        stream = self.link.open_stream(push)
+        push.connection_made(stream)
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT):
+                return await push.answered
+        finally:
+            stream.close()
 
     @property
     def available_streams(self) -> int:
@@ -112,7 +128,12 @@ class QUICEdgeConnection(EdgeConnection):
         self._control = EdgeControl(self._registrar, self, self._address, "quic", stream.write)
         return _ControlStream(self._control.data_received, self.close)
 
+    def _lose_patience(self) -> None:
+        if self._control is None:
+            self.link.close("never registered")
+
     def link_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
         if self._last_words is not None:
             self._last_words.cancel()
         if self._control is not None:
@@ -276,7 +297,9 @@ class _Incoming(Layer, StopAware, IncomingStream):
                 self._reader = None
                 self._begin(from_request(event))
             elif isinstance(event, RPCStarted):
-                self.abort()  # a remote configuration or a UDP session: we offer neither
+                self._reader = None
+                self.above = RemoteCalls()
+                self._make_above()
             else:
                 self.below.unread(event.data)  # the protocol above may just have paused
 
@@ -289,7 +312,7 @@ class _Incoming(Layer, StopAware, IncomingStream):
         if self._reader is not None:
             self.abort()
             return False
-        if self.head.kind is StreamKind.HTTP and not self.head.has_body:
+        if not isinstance(self.above, RemoteCalls) and self.head.kind is StreamKind.HTTP and not self.head.has_body:
             return True  # there was no body to end
         return self.above.eof_received()
 

@@ -273,6 +273,9 @@ class QUICStream(asyncio.Transport):
         sent = self._engine.highest_sent(self.stream_id)
         return len(self._queued) + (self._handed - sent if sent is not None else 0)
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """The limits are the connection's; they hold for all its streams."""
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         assert isinstance(protocol, asyncio.Protocol)
         self._protocol = protocol
