@@ -268,8 +268,8 @@ class Link(asyncio.Protocol, ABC):
         self._flushing = True  # what is written meanwhile goes out below, all at once
         try:
             self.codec.receive_data(data)
-            self._dispatch()
         except ProtocolError as error:
+            self._dispatch()  # what came before the breach counts
             self.fail(error)
         finally:
             self.flush()
@@ -327,6 +327,7 @@ class Link(asyncio.Protocol, ABC):
 
     def flush(self) -> None:
         """Write what the codec has."""
+        self._dispatch()
         self._flushing = False
         if self._lost.done():
             return
@@ -369,7 +370,10 @@ class Link(asyncio.Protocol, ABC):
     def _dispatch_rare(self, event: h2.Event) -> None:
         stream = self.streams.get(getattr(event, "stream_id", 0))
         if stream is None:
-            self.event_received(event)
+            try:
+                self.event_received(event)
+            except ProtocolError as error:
+                self.fail(error)
             return
         match event:
             case h2.StreamEnded():
