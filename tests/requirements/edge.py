@@ -22,5 +22,8 @@ REQUIREMENTS: dict[str, str] = {
     "edge:wss": "Connectors are met by WebSocket on the client port, without a client certificate",
     "edge:client-cert": "A command issues client certificates for outer mTLS",
     "edge:workers": "Several worker processes share the ports, and each is a node of the cluster",
+    "edge:probes": "A connectivity probe gets its handshake and hears nothing more, and no log complains",
+    "edge:unregister": "A connector that unregisters gets no new stream; its connection ends with its last one",
+    "edge:endings": "Clients that vanish at any moment leave no session, stream or count behind",
 }
 GAPS: dict[str, str] = {}
