@@ -23,9 +23,10 @@ def marks() -> dict[str, list[str]]:
     """Every id that stands in a `@requirement(...)`, with the files where it does."""
     found: dict[str, list[str]] = {}
     for path in TESTS.rglob("*.py"):
-        if "node_modules" in path.parts:
+        text = "" if "node_modules" in path.parts else path.read_text(encoding="utf-8")
+        if "@requirement(" not in text:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "requirement":
                 for id in ids(node.args):
                     found.setdefault(id, []).append(str(path.relative_to(TESTS)))
