@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qanat.connector.spread import COOL_DOWN, EdgeAddress, Spread
+from qanat.connector.spread import COOL_DOWN, FORGET_AFTER, MAX_COOL_DOWN, EdgeAddress, Spread
 from tests.support.requirements import requirement
 
 A, B, C = (EdgeAddress(f"192.0.2.{number}", 7844) for number in range(3))
@@ -47,11 +47,15 @@ def test_when_all_have_failed_the_one_that_is_due_first_is_tried() -> None:
     assert spread.choose([A, B, C], [], now=3.0) == A
 
 
-def test_addresses_that_dns_no_longer_lists_are_forgotten() -> None:
+def test_old_failures_are_forgotten() -> None:
     spread = Spread()
-    spread.failed(A, now=0.0)
-    spread.forget([B])
-    assert spread.choose([A, B], [], now=0.0) == A
+    for _ in range(5):
+        spread.failed(A, now=0.0)
+    later = FORGET_AFTER + MAX_COOL_DOWN + 1
+    spread.failed(B, now=later)
+    spread.failed(A, now=later)
+    assert spread.choose([A], [], now=later + COOL_DOWN) == A
+    assert spread.choose([A, C], [C], now=later + COOL_DOWN) == A
 
 
 def test_a_connection_moves_only_when_all_are_on_one_edge_and_another_is_fit() -> None:

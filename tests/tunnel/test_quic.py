@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -232,3 +233,35 @@ async def test_a_pushed_configuration_is_declined_in_words() -> None:
             await connection.edge.wait_closed()
         with pytest.raises(ConnectionUnavailable):
             await connection.edge.push_configuration(8, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+async def test_bytes_survive_the_loss_of_packets_among_streams_that_come_and_break(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+
+    def lossy(transmit: Any) -> Any:
+        return lambda data, address: transmit(data, address) if chance.random() > 0.03 else None
+
+    async with tunnel("quic") as connection:
+        assert isinstance(connection.edge, QUICEdgeConnection)
+        assert isinstance(connection.connector, QUICConnectorConnection)
+        for link in (connection.edge.link, connection.connector.link):
+            monkeypatch.setattr(link, "_send", lossy(link._send))
+        kept, sent = [await connection.open_websocket() for _ in range(5)], bytearray()
+        for round_ in range(40):
+            piece = chance.randbytes(20_000)
+            sent += piece
+            for client, _ in kept:
+                client.transport.write(piece)
+            broken, _ = await connection.open_websocket()
+            broken.transport.write(bytes(300_000))
+            if round_ % 2:
+                await asyncio.sleep(0.005)
+            broken.transport.abort()
+        for client, _ in kept:
+            assert await client.receive(len(sent)) == sent
+        await until(lambda: connection.edge.open_streams == len(kept))
+        assert not connection.edge.link.lost

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 COOL_DOWN = 5.0
 """Seconds an address is avoided after its first failure; doubled for each further one."""
 MAX_COOL_DOWN = 60.0
+FORGET_AFTER = 600.0
+"""Seconds after which a failure that was not repeated is forgotten."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,6 +55,8 @@ class Spread:
 
     def failed(self, address: EdgeAddress, now: float) -> None:
         """A dial or a registration failed there."""
+        for old in [each for each, until in self._avoid_until.items() if until < now - FORGET_AFTER]:
+            self.succeeded(old)  # addresses come and go with DNS
         self._failures[address] += 1
         cool_down = min(MAX_COOL_DOWN, COOL_DOWN * 2 ** (self._failures[address] - 1))
         self._avoid_until[address] = now + cool_down
@@ -61,9 +65,3 @@ class Spread:
         """A registration went through there."""
         self._failures.pop(address, None)
         self._avoid_until.pop(address, None)
-
-    def forget(self, known: Iterable[EdgeAddress]) -> None:
-        """Keep only what is remembered of `known`: addresses come and go with DNS."""
-        keep = set(known)
-        for address in [address for address in self._avoid_until if address not in keep]:
-            self.succeeded(address)

@@ -34,8 +34,10 @@ class TokenSource:
 
     async def wait_changed(self) -> None:
         """Return once the file is another than when this was called; never without a file."""
+        if self._file is None:
+            await asyncio.Event().wait()
         before = self._mark()
-        while self._file is None or self._mark() == before:  # noqa: ASYNC110 - a file has no event to wait for
+        while self._mark() == before:  # noqa: ASYNC110 - a file has no event to wait for
             await asyncio.sleep(POLL_EVERY)
 
     def _mark(self) -> tuple[int, int, int] | None:
