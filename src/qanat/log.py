@@ -166,4 +166,9 @@ def setup_logging(level: Level = "info", style: Literal["json", "text"] = "json"
     """Send every logger's lines to `stream` (standard error by default). Called once by a command."""
     _ROOT.handlers[:] = [LineWriter(stream or sys.stderr, JSONFormatter() if style == "json" else TextFormatter())]
     _ROOT.setLevel(logging.WARNING)  # libraries: httpx2 logs URLs with their queries at info
+    set_level(level)
+
+
+def set_level(level: Level) -> None:
+    """Change how much is written, while running."""
     logging.getLogger("qanat").setLevel(_LEVELS[level])

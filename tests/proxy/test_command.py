@@ -12,12 +12,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
-from tests.support.proxy import WAIT, TestPKI, config_data, make_pki
+from qanat.errors import QanatError
+from qanat.proxy.server import RunningProxy
+from tests.support.proxy import WAIT, TestPKI, TunnelEnd, UpstreamPeer, config_data, make_pki, until, upstream_running
 from tests.support.requirements import requirement
 
 QANAT = [sys.executable, "-m", "qanat", "proxy"]
@@ -65,6 +67,7 @@ async def test_a_start_logs_each_route_and_sigterm_ends_it_with_0(pki: TestPKI, 
             assert await process.wait() == 0
 
 
+@pytest.mark.slow
 async def test_healthcheck_asks_the_running_proxy(pki: TestPKI, tmp_path: Path) -> None:
     file = write(tmp_path, pki)
     async with started("--config", str(file)) as (_, lines):
@@ -102,6 +105,7 @@ def test_a_key_of_another_user_stops_the_start() -> None:
     assert f"open {pki.key_file}: permission denied" in done.stderr
 
 
+@pytest.mark.slow
 def test_check_prints_where_each_route_leads(pki: TestPKI, tmp_path: Path) -> None:
     done = run("-check", "-config", str(write(tmp_path, pki)))
     assert done.returncode == 0
@@ -114,6 +118,7 @@ def test_check_prints_where_each_route_leads(pki: TestPKI, tmp_path: Path) -> No
     assert "invalid upstream" in bad.stderr
 
 
+@pytest.mark.slow
 def test_unknown_flags_are_misuse_and_version_is_printed(pki: TestPKI, tmp_path: Path) -> None:
     assert run("-nonsense").returncode == 2
     done = run("-version")
@@ -121,3 +126,39 @@ def test_unknown_flags_are_misuse_and_version_is_printed(pki: TestPKI, tmp_path:
     unknown = write(tmp_path, pki, something_new=1)
     assert run("-check", "-config", str(unknown)).returncode == 1
     assert run("-check", "-allow-unknown-fields", "-config", str(unknown)).returncode == 0
+
+
+class AtPort(TunnelEnd):
+    """A proxy in another process."""
+
+    def __init__(self, pki: TestPKI, port: int) -> None:
+        super().__init__(cast(RunningProxy, None), pki)
+        self.port = port
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.port
+
+
+@pytest.mark.slow
+@requirement("proxy:38")
+async def test_a_second_signal_does_not_wait_for_what_is_going_on(pki: TestPKI, tmp_path: Path) -> None:
+    async def hang(peer: UpstreamPeer) -> None:
+        await peer.request()
+        await peer.head()
+
+    async with upstream_running(hang) as upstream:
+        file = write(tmp_path, pki, {"echo": upstream.url}, shutdown_timeout="10m")
+        async with started("-config", str(file)) as (process, lines):
+            end = AtPort(pki, int(lines[-1]["address"].rpartition(":")[2]))
+            inner = await end.connect()
+            inner.send("GET / HTTP/1.1\nHost: echo.t.example")
+            await until(lambda: bool(upstream.seen))
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises((ConnectionError, QanatError)):  # noqa: PT012 - the loop is what is waited with
+                while True:  # until the first signal has been taken up
+                    await end.connect()
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(WAIT):
+                assert await process.wait() == 0
+            end.hang_up()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ async def _serve(config: ProxyConfig, options: Options) -> int:
 
     def on_signal() -> None:
         if stop.is_set():
-            sys.exit(DONE)  # a second signal: at once
+            os._exit(DONE)  # a second signal: at once, whatever is still going on
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

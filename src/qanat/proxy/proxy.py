@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from qanat.log import get_logger
 from qanat.net.http1 import Header
@@ -26,6 +27,8 @@ from qanat.proxy.routes import RouteTable
 from qanat.tunnel.connection import IncomingStream
 
 log = get_logger("qanat.proxy")
+FAREWELL = 0.5
+"""Seconds our Close frames get to reach their peers."""
 
 
 class Proxy:
@@ -51,6 +54,8 @@ class Proxy:
         self._closing_pools: list[Pool] = []
         self._gate = HandshakeGate(config.limits.handshakes)
         self._sessions: set[InnerSession] = set()
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
         self._door = StreamDoor(self)
         routes = self._build_routes(config)
         self.forwarder = Forwarder(RouteTable(routes, config.tunnel_domain), self.metrics, config.limits.requests)
@@ -87,6 +92,7 @@ class Proxy:
             self.certificate.context, self._gate, self._choose, self._count_handshake, self._forget_session
         )
         self._sessions.add(session)
+        self._all_gone.clear()
         self.metrics.websockets.set(len(self._sessions))
         return session.websocket
 
@@ -105,6 +111,8 @@ class Proxy:
 
     def _forget_session(self, session: InnerSession) -> None:
         self._sessions.discard(session)
+        if not self._sessions:
+            self._all_gone.set()
         self.metrics.websockets.set(len(self._sessions))
 
     # Changes while running.
@@ -168,6 +176,9 @@ class Proxy:
         await self.forwarder.close()
         for session in list(self._sessions):
             session.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await self._all_gone.wait()
         for route in self.routes.values():
             self._close_pool(route)
         for pool in self._closing_pools:

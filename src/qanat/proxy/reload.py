@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger
+from qanat.log import get_logger, set_level
 from qanat.proxy.certificate import Certificate, days_left, digest_files, load_certificate
 from qanat.proxy.config import ProxyConfig
 from qanat.proxy.proxy import Proxy
@@ -94,6 +94,7 @@ class ConfigWatch:
             log.error("config reload failed", errors=error.problems)
             return False
         self._proxy.metrics.reload_success.set(1)
+        set_level(config.log_level)
         log.info("config reloaded", routes=len(config.routes))
         return True
 
