@@ -16,6 +16,7 @@ from tests.support.edge import (
     BASE,
     CLIENT_NAME,
     TIMEOUT,
+    Client,
     DictDirectory,
     EchoProxy,
     OperatorFiles,
@@ -150,3 +151,14 @@ async def test_behind_a_balancer_the_address_in_its_header_counts(
         assert answer == "503 tunnel_not_connected"
         event = await directory.event("client_refused")
         assert event.fields["address"] == "192.0.2.7"
+
+
+@requirement("edge:wrong-clients")
+async def test_a_foreign_tunnel_and_one_that_does_not_exist_look_the_same(scene: Scene) -> None:
+    answers = set()
+    for host in (scene.foreign.host(), f"tickets.unknown1.{BASE}", scene.tunnel.record.domain):
+        guest = await Client.dial(scene.edge.client_address, scene.files.client_context())
+        answer = await guest.upgrade(host)
+        answers.add((answer.status, tuple(answer.headers.items()), answer.body))
+        await guest.close()
+    assert len(answers) == 1

@@ -47,9 +47,11 @@ class ConnectorListener(Section):
     """Where connectors dial in: TCP and UDP on the same port."""
 
     listen_addr: ListenAddress = ":7844"
+    """TCP, and UDP on the same port when `quic` is on."""
     tls: CertificateFiles
     """Must hold the DNS names `h2.`, `quic.` and `probe.cftunnel.com`."""
     quic: bool = True
+    """A stock cloudflared with a single edge address tries nothing else unless it is told to."""
     wss_names: tuple[Annotated[str, AfterValidator(_check_domain)], ...] = ()
     """Server names under which connectors are also met on the client listener, by WebSocket; empty: not at all."""
 
@@ -67,6 +69,7 @@ class ClientListener(Section):
     listen_addr: ListenAddress = ":443"
     tls: CertificateFiles
     client_ca_file: Path
+    """PEM of the CAs that sign client certificates: the operator's own, no public one."""
     client_crl_file: Path | None = None
     """PEM revocation lists; with this set every client certificate must be covered by one."""
     allowed_addresses: tuple[Network, ...]
@@ -78,8 +81,11 @@ class ClientMapping(Section):
     """Which organizations a client certificate stands for. Give a SAN (DNS name or URI) or a SHA-256 fingerprint."""
 
     san: str | None = None
+    """A DNS name or URI of the certificate, exactly."""
     fingerprint: str | None = None
+    """SHA-256 of the certificate's DER, 64 hex digits, colons or not."""
     organizations: tuple[str, ...] | Literal["*"]
+    """Ids of organizations whose tunnels the client may reach, or `*` for all. Entries for one client add up."""
 
     @field_validator("fingerprint")
     @classmethod
@@ -102,7 +108,9 @@ class ControlPlane(Section):
     """Where the edge learns which tunnels exist."""
 
     url: str
+    """Without a path: `https://control.example.net`."""
     service_key: SecretStr | None = None
+    """A service key with the role `edge`; better in a file."""
     service_key_file: Path | None = None
     ca_file: Path | None = None
     """PEM roots for its certificate; the system's when empty."""
@@ -127,20 +135,27 @@ class Limits(Section):
     """How much anybody may use. What is beyond is refused, logged and counted."""
 
     client_connections: int = Field(default=20_000, ge=1)
+    """Open on the client listener, handshakes included."""
     connections_per_client: int = Field(default=5_000, ge=1)
     """Per client certificate."""
     streams_per_tunnel: int = Field(default=2_000, ge=1)
+    """Open on this node's connections of the tunnel."""
     connector_connections: int = Field(default=20_000, ge=1)
     """Accepted on the connector listener, registered or not."""
     connections_per_tunnel: int = Field(default=100, ge=1)
+    """On this node."""
     connections_per_connector: int = Field(default=16, ge=1)
     """On this node, of one connector."""
     handshakes: int = Field(default=64, ge=1)
     """Running at once, for each listener."""
     waiting_handshakes: int = Field(default=1_024, ge=0)
+    """Waiting for a place; more are closed."""
     handshake_timeout: Duration = timedelta(seconds=10)
+    """Slower handshakes are cut."""
     header_bytes: int = Field(default=16 * 1024, ge=1024, le=65_535)
+    """Of a request head, first line included."""
     header_timeout: Duration = timedelta(seconds=10)
+    """From the end of the handshake to the end of the head."""
     open_timeout: Duration = timedelta(seconds=15)
     """From the request to the proxy's answer to it, retries included."""
     idle_timeout: Duration = timedelta(minutes=5)
@@ -161,6 +176,7 @@ class Cluster(Section):
     tls: CertificateFiles
     """Server and client certificate in one, with the DNS name `node_name`."""
     ca_file: Path
+    """PEM of the CA that signs node certificates, and nothing else."""
     node_name: str = "edge-node.qanat.internal"
     """The DNS name every node's certificate holds."""
     lifetime: Duration = timedelta(seconds=6)
@@ -187,6 +203,7 @@ class EdgeConfig(Section):
     limits: Limits = Limits()
     cluster: Cluster | None = None
     metrics_addr: ListenAddress | None = None
+    """Where Prometheus may ask; nowhere when empty."""
     drain_timeout: Duration = timedelta(seconds=30)
     """From SIGTERM to the end; streams still open then are cut."""
     log_level: Literal["debug", "info", "warn", "error"] = "info"
