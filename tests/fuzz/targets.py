@@ -20,6 +20,7 @@ from qanat.edge.proxy_protocol import parse_proxy_header
 from qanat.edge.request import UpgradeParser
 from qanat.errors import ProtocolError, QanatError
 from qanat.gateway.sse import EventStreamReader
+from qanat.ids import TunnelUUID
 from qanat.net import http1
 from qanat.tunnel import wss
 from qanat.tunnel.connection import RequestHead, StreamKind
@@ -28,7 +29,7 @@ from qanat.wire import cloudflared_headers as marks
 from qanat.wire import quic_stream
 from qanat.wire.capnp import Message, MessageDecoder, Struct, StructReader, encode
 from qanat.wire.codec import Codec
-from qanat.wire.control_stream import ControlClient, ControlServer
+from qanat.wire.control_stream import ControlClient, ControlServer, RegisterReceived
 from qanat.wire.http2 import HTTP2Connection
 from qanat.wire.registration import ConnectionDetails
 from qanat.wire.rpc import RPCClient, RPCServer
@@ -208,7 +209,8 @@ def _answers() -> bytes:
     client, server = _registering(), ControlServer()
     server.receive_data(client.data_to_send())
     [event] = server.events_received()
-    server.accept(getattr(event, "question_id"), ConnectionDetails(REGISTRATION.tunnel_uuid, "lab", True))  # noqa: B009
+    assert isinstance(event, RegisterReceived)
+    server.accept(event.question_id, ConnectionDetails(REGISTRATION.tunnel_uuid, "lab", True))
     return server.data_to_send()
 
 
@@ -252,7 +254,7 @@ _PROXIED = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((10, 0, 0, 1, 10, 0, 0,
 
 
 TARGETS: dict[str, Target] = {
-    "token": text_target(parse_token, TunnelToken("a", REGISTRATION.tunnel_uuid, b"secret").encode()),  # type: ignore[arg-type]
+    "token": text_target(parse_token, TunnelToken("a", TunnelUUID(REGISTRATION.tunnel_uuid), b"secret").encode()),
     "serialised-headers": text_target(marks.parse_serialised_headers, "QQ:Yg;Qw:ZA"),
     "response-meta": text_target(marks.parse_meta, marks.ORIGIN_META, marks.RATE_LIMITED_META),
     "capnp": Target(read_everything, (_CONTROL, encode(REGISTRATION.encode()), _answers())),

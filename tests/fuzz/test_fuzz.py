@@ -37,9 +37,9 @@ def test_a_planted_bug_is_found_and_the_input_that_shows_it_is_told() -> None:
 
 
 def test_the_same_seed_makes_the_same_inputs() -> None:
-    seen: list[list[bytes]] = []
-    for _ in range(2):
-        inputs: list[bytes] = []
-        Fuzzer("x", Target(lambda data, cuts, inputs=inputs: inputs.append(data), (b"sample",)), 7).run_times(20)  # type: ignore[misc]
-        seen.append(inputs)
-    assert seen[0] == seen[1]
+    def inputs() -> list[bytes]:
+        seen: list[bytes] = []
+        Fuzzer("x", Target(lambda data, cuts: seen.append(data), (b"sample",)), seed=7).run_times(20)
+        return seen
+
+    assert inputs() == inputs()

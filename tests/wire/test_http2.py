@@ -229,7 +229,7 @@ def test_many_small_writes_queue_as_few_pieces_and_arrive_in_order() -> None:
     written = bytes(range(256)) * 200
     for byte in written:
         client.send_data(stream, bytes([byte]))
-    assert len(client._streams[stream].queue) <= 4
+    assert len(client._streams[stream].queue or ()) in range(1, 5)
     client.held = False
     _, heard = exchange(client, server)
     assert received(heard, stream) == written
