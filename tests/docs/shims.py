@@ -24,7 +24,12 @@ import yaml
 
 STATE = Path(os.environ.get("SHIM_STATE", "/nowhere"))
 REPLACE: dict[str, str] = json.loads(os.environ.get("SHIM_REPLACE", "{}"))
-ENTRYPOINTS = {"/setup": ["qanat", "setup"], "/mcp-proxy": ["qanat", "proxy"], "/qanat": ["qanat"]}
+ENTRYPOINTS = {
+    "/setup": ["qanat", "setup"],
+    "/mcp-proxy": ["qanat", "proxy"],
+    "/qanat": ["qanat"],
+    "/healthcheck": [sys.executable, str(Path(__file__).parents[2] / "deploy/image/healthcheck")],
+}
 PATIENCE = 30.0
 
 
@@ -99,13 +104,18 @@ class Compose:
     """One Compose file in the current folder."""
 
     def __init__(self, file: str) -> None:
-        self.services: dict[str, dict[str, Any]] = yaml.safe_load(Path(file).read_text())["services"]
+        document = yaml.safe_load(Path(file).read_text())
+        self.services: dict[str, dict[str, Any]] = document["services"]
+        self.secrets: dict[str, dict[str, str]] = document.get("secrets", {})
         dotenv = Path(".env").read_text() if Path(".env").exists() else ""
         self.environment = dict(re.findall(r"^(\w+)=(.+)$", dotenv, re.MULTILINE)) | dict(os.environ)
 
     def mounts(self, service: dict[str, Any]) -> dict[str, str]:
         """Place in the container to path here."""
-        places = {}
+        places = {
+            f"/run/secrets/{name}": str(Path(self.secrets[name]["file"]).resolve())
+            for name in service.get("secrets", [])
+        }
         for volume in service.get("volumes", []):
             if isinstance(volume, dict):
                 if not Path(volume["source"]).exists():
@@ -136,15 +146,29 @@ class Compose:
         if not path.endswith(".yaml"):
             return word
         copy = STATE / Path(path).name
-        listen = {'":8080"': f'"127.0.0.1:{os.environ["SHIM_PROXY_PORT"]}"'}
-        data = {"/data/": f"{mounts['/data']}/"} if "/data" in mounts else {}
-        copy.write_text(replaced(Path(path).read_text(), {**listen, **data}))
+        more = {place + "/": f"{there}/" for place, there in mounts.items() if place == "/data"}
+        more |= {place: there for place, there in mounts.items() if place.startswith("/var/")}
+        if port := os.environ.get("SHIM_PROXY_PORT"):
+            more['":8080"'] = f'"127.0.0.1:{port}"'
+        text = replaced(Path(path).read_text(), more)
+        for place, there in mounts.items():
+            if place.startswith("/run/"):
+                text = re.sub(rf"{re.escape(place)}(?![\w-])", there, text)
+        copy.write_text(text)
         return f"{flag}{equals}{copy}"
 
     def variables(self, service: dict[str, Any]) -> dict[str, str]:
         mounts, given = self.mounts(service), service.get("environment", {})
         found = {name: self.environment.get(name, "") if value is None else value for name, value in given.items()}
         return {name: replaced(value, mounts) for name, value in found.items() if value}
+
+    def start_with_needs(self, name: str, started: set[str]) -> None:
+        """The service, after those it depends on."""
+        for needed in self.services[name].get("depends_on", {}):
+            if needed not in started:
+                self.start_with_needs(needed, started)
+        started.add(name)
+        self.start(name)
 
     def start(self, name: str) -> None:
         service = self.services[name]
@@ -155,7 +179,13 @@ class Compose:
             start(name, [replaced(word) for word in words], self.variables(service))
             wait_for(lambda: ready(replaced("http://127.0.0.1:20241/ready")), "the connector")
             return
-        words = [*service.get("entrypoint", ["/mcp-proxy"]), *service.get("command", [])]
+        if name == "postgres":  # SQLite takes its place: see the replacements
+            return
+        operator = "OPERATOR" in service["image"]
+        words = [*service.get("entrypoint", ["/qanat"] if operator else ["/mcp-proxy"]), *service.get("command", [])]
+        if name == "redis":
+            start(name, ["redis-server", "--port", os.environ["SHIM_REDIS_PORT"], "--save", ""], {})
+            return
         start(name, self.command(name, words), self.variables(service))
         check = self.command(name, service["healthcheck"]["test"][1:])
         wait_for(lambda: subprocess.run(qanat(check), check=False, capture_output=True).returncode == 0, name)
@@ -177,8 +207,10 @@ def docker(words: list[str]) -> None:
         names = [name for name in rest if name != "-d"] or [
             n for n, s in compose.services.items() if "profiles" not in s
         ]
+        started: set[str] = set()
         for name in names:
-            compose.start(name)
+            if name not in started:
+                compose.start_with_needs(name, started if len(names) > 1 else {*compose.services})
     elif verb == "down":
         number = signal.SIGKILL if "--timeout" in words else signal.SIGTERM
         for path in STATE.glob("*.pid"):

@@ -45,12 +45,73 @@ def blocks(page: str) -> list[Block]:
 
 
 @dataclass
-class Reader:
-    """Somebody who follows a page in a folder, with stand-ins for what this machine does not have."""
+class Follower:
+    """Runs a page's blocks in a folder, with stand-ins for what this machine does not have."""
 
-    stack: Stack
     work: Path
     state: Path
+
+    def install(self) -> None:
+        """Put the stand-ins where a shell finds them."""
+        shims = self.state / "bin"
+        shims.mkdir(parents=True)
+        (shims / "qanat").symlink_to(Path(sys.executable).with_name("qanat"))
+        for name in ("docker", "helm", "kubectl", "sudo"):
+            script = f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(ROOT)!r}]\n"
+            (shims / name).write_text(f"{script}from tests.docs.shims import main\nmain()\n")
+            (shims / name).chmod(0o755)
+
+    def environment(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    async def do(self, text: str, **more: str) -> str:
+        """Run one block as a shell would, stopping at the first failure."""
+        environment = self.environment() | more
+        script = f"set -euo pipefail\n{text}"
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", script), cwd=self.work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            async with asyncio.timeout(120):
+                output = (await process.communicate())[0].decode()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        logs = "\n".join(path.read_text() for path in self.state.glob("*.log"))
+        assert process.returncode == 0, f"{text}\n--- said:\n{output}\n--- logs:\n{logs[-4000:]}"
+        return output
+
+
+@dataclass
+class Operator(Follower):
+    """Somebody in the operator's Compose folder."""
+
+    replace: dict[str, str]
+    redis_port: str
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{self.state / 'bin'}:{os.environ['PATH']}",
+            "SHIM_STATE": str(self.state),
+            "SHIM_REPLACE": json.dumps({**self.replace, "10.0.0.0/8, 172": "127.0.0.0/8, 10.0.0.0/8, 172"}),
+            "SHIM_REDIS_PORT": self.redis_port,
+            "QANAT": "qanat",
+            **dict.fromkeys(("QANAT_OPERATOR_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE"), IMAGE),
+        }
+
+    def use_sqlite(self) -> None:
+        """In the place of PostgreSQL."""
+        url = self.work / "secrets" / "database-url"
+        url.unlink(missing_ok=True)
+        url.write_text(f"sqlite:///{self.work / 'control.db'}")
+
+
+@dataclass
+class Reader(Follower):
+    """Somebody with a running operator's side to connect to."""
+
+    stack: Stack
     api_token: str = ""
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -59,13 +120,7 @@ class Reader:
         async with JSONClient(self.stack.control.url, headers) as client:
             body = {"name": "guide", "lifetime_seconds": 3600}
             self.api_token = (await client.call(Call("POST", "/admin/v1/tunnels_api_keys", body)))["token"]
-        shims = self.state / "bin"
-        shims.mkdir(parents=True)
-        (shims / "qanat").symlink_to(Path(sys.executable).with_name("qanat"))
-        for name in ("docker", "helm", "kubectl", "sudo"):
-            script = f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(ROOT)!r}]\n"
-            (shims / name).write_text(f"{script}from tests.docs.shims import main\nmain()\n")
-            (shims / name).chmod(0o755)
+        self.install()
 
     def environment(self) -> dict[str, str]:
         proxy, metrics = free_port(), free_port()
@@ -92,24 +147,6 @@ class Reader:
             "CHART": str(ROOT / "deploy/helm/mcp-tunnel"),
         }
         return self.variables
-
-    async def do(self, text: str, **more: str) -> str:
-        """Run one block as a shell would, stopping at the first failure."""
-        environment = self.environment() | more
-        script = f"set -euo pipefail\n{text}"
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", script), cwd=self.work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        try:
-            async with asyncio.timeout(120):
-                output = (await process.communicate())[0].decode()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        logs = "\n".join(path.read_text() for path in self.state.glob("*.log"))
-        assert process.returncode == 0, f"{text}\n--- said:\n{output}\n--- logs:\n{logs[-4000:]}"
-        return output
 
     async def follow(self, page: str, *variants: str) -> str:
         """Do every block of a page that belongs to no variant, or to one of `variants`; what they print."""
@@ -152,7 +189,7 @@ async def reader(tmp_path: Path) -> AsyncIterator[Reader]:
     shutil.copytree(ROOT / "deploy/compose/customer", work, ignore=shutil.ignore_patterns("data", ".env"))
     (tmp_path / "stack").mkdir()
     async with Stack(tmp_path / "stack") as stack:
-        someone = Reader(stack, work, tmp_path / "state")
+        someone = Reader(work, tmp_path / "state", stack)
         await someone.prepare()
         yield someone
         for pid in someone.processes():
@@ -266,3 +303,41 @@ async def test_production_on_vms(reader: Reader) -> None:
     names = await reader.do("tar -tf tunnel.tar")
     assert "tunnel/tls.key" in names
     assert "ca.key" not in names
+
+
+async def test_run_the_operators_side(tmp_path: Path) -> None:
+    work = tmp_path / "operator"
+    shutil.copytree(ROOT / "deploy/compose/operator", work, ignore=shutil.ignore_patterns("secrets", ".env"))
+    api, connectors, clients, nodes, redis, health, edge_metrics, messages = (free_port() for _ in range(8))
+    replace = {
+        "0.0.0.0:8787": f"127.0.0.1:{api}",
+        "127.0.0.1:8787": f"127.0.0.1:{api}",
+        "https://control:8787": f"https://127.0.0.1:{api}",
+        '":7844"': f'"127.0.0.1:{connectors}"',
+        "127.0.0.1:7844": f"127.0.0.1:{connectors}",
+        '":8443"': f'"127.0.0.1:{clients}"',
+        "edge:8443": f"127.0.0.1:{clients}",
+        "advertise_host: edge": f'advertise_host: 127.0.0.1\n  listen_addr: "127.0.0.1:{nodes}"',
+        "redis://redis:6379": f"redis://127.0.0.1:{redis}",
+        '":9090"': f'"127.0.0.1:{edge_metrics}"',
+        "127.0.0.1:9090": f"127.0.0.1:{edge_metrics}",
+        "0.0.0.0:9091": f"127.0.0.1:{health}",
+        "127.0.0.1:9091": f"127.0.0.1:{health}",
+        "0.0.0.0:8788": f"127.0.0.1:{messages}",
+    }
+    operator = Operator(work, tmp_path / "state", replace, str(redis))
+    operator.install()
+    printed = ""
+    try:
+        for block in blocks("run-the-operators-side.md"):
+            text = block.text
+            for old, new in replace.items():
+                text = text.replace(old, new)
+            printed += await operator.do(text)
+            operator.use_sqlite()
+    finally:
+        for path in (tmp_path / "state").glob("*.pid"):
+            if alive(pid := int(path.read_text())):
+                os.kill(pid, signal.SIGKILL)
+    assert "ready: tnl_" in printed
+    assert "every hop that was checked works" in printed
