@@ -1,0 +1,105 @@
+"""Time limits, callers who leave while the model speaks, and tools that a model cannot search."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from anthropic import APIStatusError, BadRequestError
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from qanat.gateway.demo_model import as_events
+from qanat.gateway.sse import encode_event
+from tests.gateway.conftest import Bench
+from tests.support.gateway import running_gateway, text, use
+from tests.support.mcp_stub import stub_mcp
+from tests.support.requirements import requirement
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Hanging:
+    """A model that says a few words and then nothing, and knows when nobody listens any more."""
+
+    def __init__(self, events: int) -> None:
+        self._count = events
+        self.started, self.left = asyncio.Event(), asyncio.Event()
+
+    def __call__(self, _: Request) -> Response:
+        return StreamingResponse(self._stream(), media_type="text/event-stream")
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        try:
+            for event in list(as_events("stub", [text("Once upon a time there was")], 1))[: self._count]:
+                yield encode_event(event)
+            self.started.set()
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
+@requirement("messages:29")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_caller_who_leaves_takes_the_sampling_along(bench: Bench, stream: bool) -> None:
+    model = Hanging(3)
+    bench.script(model)
+
+    async def converse() -> None:
+        async for _ in await bench.create(stream=stream):
+            pass
+
+    conversation = asyncio.create_task(converse())
+    await asyncio.wait_for(model.started.wait(), 20)
+    conversation.cancel()
+    await asyncio.gather(conversation, return_exceptions=True)
+    await asyncio.wait_for(model.left.wait(), 20)
+
+
+async def hurried(bench: Bench, **fields: Any) -> Any:
+    """An answer under a limit of a moment."""
+    async with running_gateway(bench.model.url, bench.control, limits={"request": "300ms"}) as gateway:
+        client = bench.client.with_options(base_url=gateway.url)
+        return await client.beta.messages.create(**bench.request(**fields))
+
+
+async def test_time_that_runs_out_pauses_what_has_begun(bench: Bench) -> None:
+    bench.script(Hanging(4))
+    message = await hurried(bench)
+    assert ([block.type for block in message.content], message.stop_reason) == (["text"], "pause_turn")
+    async with stub_mcp() as stub:
+        stub.on["tools/call"] = stub.hang
+        bench.script([use("wiki_search", {})])
+        servers = [{"type": "url", "url": stub.url, "name": "wiki"}]
+        message = await hurried(bench, mcp_servers=servers)
+        assert ([block.type for block in message.content], message.stop_reason) == (["mcp_tool_use"], "pause_turn")
+        del stub.on["tools/call"]
+        bench.script([text("There.")])
+        content = [block.model_dump(exclude_none=True) for block in message.content]
+        history = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": content}]
+        resumed = await bench.create(history, mcp_servers=servers)
+    assert [block.type for block in resumed.content] == ["mcp_tool_result", "text"]
+
+
+async def test_time_that_runs_out_before_anything_was_said_is_an_error(bench: Bench) -> None:
+    bench.script(Hanging(0))
+    with pytest.raises(APIStatusError) as caught:
+        await hurried(bench)
+    assert caught.value.status_code == 504
+
+
+async def test_deferred_tools_are_out_of_reach_of_a_model_that_cannot_search(bench: Bench) -> None:
+    bench.wiki.reset()
+    local = {"name": "local", "input_schema": {"type": "object"}}
+    tools = [bench.toolset(default_config={"defer_loading": True}), local]
+    message = await bench.create("Search the wiki", model="qanat-demo", tools=tools)
+    assert "mcp_tool_use" not in [block.type for block in message.content]
+    search = {"type": "tool_search_tool_bm25_20251119", "name": "tool_search_tool_bm25"}
+    with pytest.raises(BadRequestError, match="needs an Anthropic model"):
+        await bench.create("Search the wiki", model="qanat-demo", tools=[*tools, search])
+    bench.script([text("Hi")])
+    await bench.create(tools=[*tools, search])
+    assert bench.model.bodies[0]["tools"][0]["defer_loading"] is True
+    assert bench.model.bodies[0]["tools"][2] == search
