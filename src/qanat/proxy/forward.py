@@ -48,14 +48,14 @@ class Forwarder:
         if route.config.max_in_flight and route.in_flight >= route.config.max_in_flight:
             raise Overloaded
         route.in_flight += 1
-        self.metrics.in_flight.labels(route.name).inc()
+        self.metrics.count_in_flight(route.name, 1)
 
     def leave(self, exchange: Exchange, route: Route | None) -> None:
         """The exchange is over."""
         self._exchanges.discard(exchange)
         if route is not None:
             route.in_flight -= 1
-            self.metrics.in_flight.labels(route.name).dec()
+            self.metrics.count_in_flight(route.name, -1)
         if not self._exchanges:
             self._idle.set()
 

@@ -53,6 +53,31 @@ class ProxyMetrics:
             registry=registry,
         )
         self.reload_success.set(1)
+        self._of_request: dict[tuple[str, str, int], Counter] = {}
+        self._of_route: dict[str, tuple[Histogram, Histogram, Gauge]] = {}
+
+    def count_request(self, route: str, method: bytes, status: int, duration: float, ttfb: float) -> None:
+        """A request is over. Times are seconds; `ttfb` is 0 when no answer came."""
+        key = (route, method_label(method), status)
+        counter = self._of_request.get(key)
+        if counter is None:  # looking labels up costs more than counting
+            counter = self._of_request[key] = self.requests.labels(key[0], key[1], str(status))
+        counter.inc()
+        seconds, first, _ = self._route(route)
+        seconds.observe(duration)
+        if ttfb:
+            first.observe(ttfb)
+
+    def count_in_flight(self, route: str, change: int) -> None:
+        """A request has begun (1) or is over (-1)."""
+        self._route(route)[2].inc(change)
+
+    def _route(self, route: str) -> tuple[Histogram, Histogram, Gauge]:
+        known = self._of_route.get(route)
+        if known is None:
+            known = (self.seconds.labels(route), self.ttfb.labels(route), self.in_flight.labels(route))
+            self._of_route[route] = known
+        return known
 
 
 def method_label(method: bytes) -> str:

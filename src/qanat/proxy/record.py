@@ -11,7 +11,7 @@ from qanat.net.http1 import Headers, values
 from qanat.proxy.errors import ProxyError
 from qanat.proxy.filters import RequestOutcome
 from qanat.proxy.incoming import IncomingRequest
-from qanat.proxy.metrics import ProxyMetrics, method_label
+from qanat.proxy.metrics import ProxyMetrics
 
 log = get_logger("qanat.proxy")
 CLIENT_LEFT = 499
@@ -89,10 +89,7 @@ class RequestRecord:
 
     def _count(self, duration: float) -> None:
         metrics, route = self._metrics, self.route
-        metrics.requests.labels(route, method_label(self.request.method), str(self.status)).inc()
-        metrics.seconds.labels(route).observe(duration)
-        if self._ttfb:
-            metrics.ttfb.labels(route).observe(self._ttfb)
+        metrics.count_request(route, self.request.method, self.status, duration, self._ttfb)
         if self.error_type == "no_route":
             metrics.no_route.inc()
         elif self.error_type == "upstream_ip_denied":
