@@ -16,6 +16,7 @@ REQUIREMENTS: dict[str, str] = {
     "tunnel:client-gone": "a client that leaves cancels its request at once",
     "tunnel:silence": "a silent peer is dropped by either end; a quiet one that answers pings is kept",
     "tunnel:leak": "a thousand idle streams leave nothing behind",
+    "tunnel:close": "a close is bounded in time, of a connection and of a stream",
     "tunnel:http2:control": "the control stream is opened at once, once, and bounded in time",
     "tunnel:http2:stalled": "a WebSocket whose upstream stops reading does not slow fifty others, in bounded memory",
     "tunnel:http2:crowded": "readers that stop and hold the shared window are given up, worst first, so others go on",

@@ -17,7 +17,7 @@ from qanat.tunnel.connection import (
 from qanat.tunnel.http2 import ConnectorHTTP2, EdgeStream
 from qanat.tunnel.http2_link import KeepAlive
 from qanat.wire import cloudflared_headers as marks
-from qanat.wire.http2 import HTTP2Connection, Settings
+from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
 from qanat.wire.http2.frames import window_update
 from tests.support.http2 import OK
@@ -166,5 +166,34 @@ async def test_tiny_frames_for_a_paused_reader_take_no_more_room_than_their_byte
     assert sys.getsizeof(stream._unread) < 10_000
     stream.resume_reading()
     assert await client.receive(5_000) == b"x" * 5_000
+    edge.close()
+    await edge.wait_closed()
+
+
+@requirement("tunnel:close")
+async def test_a_close_does_not_wait_for_a_peer_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_link, "CLOSE_TIMEOUT", 0.02)
+    edge, peer = await connector_by_hand(Admission())
+    peer.transport.pause_reading()
+    client = Client()
+    stream = edge.open_stream(http_request("POST", has_body=True), client)
+    stream.write(bytes(10_000))
+    await asyncio.sleep(0)
+    edge.close()
+    async with asyncio.timeout(TIMEOUT):
+        await edge.wait_closed()
+    assert isinstance(await client.ended(), ConnectionLost)
+
+
+@requirement("tunnel:close")
+async def test_a_stream_that_we_ended_does_not_linger_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_link, "LINGER", 0.02)
+    edge, peer = await connector_by_hand(Admission())
+    client = Client()
+    edge.open_stream(websocket_request(), client).close()
+    assert await peer.hear(h2.StreamEnded) == h2.StreamEnded(3)
+    assert await client.ended() is None
+    assert await peer.hear(h2.StreamReset) == h2.StreamReset(3, ErrorCode.CANCEL)  # it was not ended there
+    assert edge.open_streams == 0
     edge.close()
     await edge.wait_closed()

@@ -231,6 +231,8 @@ class Stream(asyncio.Transport):
         self.link.flush_soon()
 
     def _reset(self, error_code: int) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
         self.drop_unread()
         self.link.codec.reset_stream(self.stream_id, error_code)
         self.link.forget(self)
@@ -250,6 +252,7 @@ class Link(asyncio.Protocol, ABC):
         self._flushing = self._closing = self._crowded = False
         self._heard = self._forgiven = self.loop.time()
         self._pulse: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._pulse_due = self._held_since = 0.0
         self._lost: asyncio.Future[Exception | None] = self.loop.create_future()
         self._reason: Exception | None = None
@@ -288,8 +291,9 @@ class Link(asyncio.Protocol, ABC):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._reason = self._reason or exc
-        if self._pulse is not None:
-            self._pulse.cancel()
+        for timer in (self._pulse, self._deadline):
+            if timer is not None:
+                timer.cancel()
         streams, self.streams = list(self.streams.values()), {}
         for stream in streams:
             self._guarded(stream, stream.gone, ConnectionLost("tunnel connection lost"))
@@ -348,7 +352,8 @@ class Link(asyncio.Protocol, ABC):
         self._closing = True
         self.flush()
         self.transport.close()
-        self.loop.call_later(CLOSE_TIMEOUT, self._abort_unless_lost)
+        if not self._lost.done():
+            self._deadline = self.loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     async def wait_lost(self) -> Exception | None:
         """Return once the connection is gone, with the reason if it did not end cleanly."""
@@ -447,7 +452,3 @@ class Link(asyncio.Protocol, ABC):
     def _drop(self, reason: str) -> None:
         self._reason = ConnectionLost(reason)
         self.transport.abort()
-
-    def _abort_unless_lost(self) -> None:
-        if not self._lost.done():
-            self.transport.abort()
