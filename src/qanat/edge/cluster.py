@@ -58,6 +58,8 @@ class ClusterDirectory:
         self._said: set[UUID] = set()
         """Tunnels we have announced as held."""
         self._pending: set[UUID] = set()
+        self._meanwhile: list[NodeSaid | RouteSaid] | None = None
+        """What is heard during a reload: newer than anything it reads."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.up = False
@@ -151,6 +153,8 @@ class ClusterDirectory:
         is_new = said.node_id not in self.members.nodes and said.node_id != self.node.id
         if isinstance(said, NodeSaid) and said.node is not None and is_new:
             _log.info("node found", node=said.node.name, address=f"{said.node.host}:{said.node.port}")
+        if self._meanwhile is not None:
+            self._meanwhile.append(said)
         self.members.hear(said, now)
 
     async def _speak(self) -> None:
@@ -194,11 +198,13 @@ class ClusterDirectory:
         """Say everything again, and read everything again."""
         await self._announce(self._said | set(self._connections.tunnels()) | self._pending)
         everything: list[NodeSaid | RouteSaid] = []
+        meanwhile = self._meanwhile = []
         for kind in ("node", "live"):
             async for text in self._values(f"{self._config.prefix}{kind}:*"):
                 with suppress(ProtocolError):
                     everything.append(decode(text))
-        self.members.replace(everything, asyncio.get_running_loop().time())
+        self.members.replace(everything + meanwhile, asyncio.get_running_loop().time())
+        self._meanwhile = None
 
     async def _values(self, pattern: str) -> AsyncIterator[str]:
         keys: list[str] = [key async for key in self._redis.scan_iter(match=pattern, count=PAGE)]
