@@ -86,7 +86,7 @@ class Wiretap:
         try:
             return [self.payload(True), self.payload(False)]
         except ProtocolError:
-            return [b"\x00"]  # no WebSocket: no TLS record either
+            return [bytes(5)]  # no WebSocket: no TLS record either
 
 
 class _Tap(Layer):
