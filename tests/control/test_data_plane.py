@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.control import EDGE_KEY, ControlThread, Tenant
+from tests.support.control import EDGE_KEY, ControlThread, Tenant, plain_client
 from tests.support.federation import ok
 
 
@@ -103,6 +103,22 @@ def test_the_store_out_of_reach_is_a_503(start_control: Callable[..., ControlThr
         refused = http.get("/v1/tunnels")
     assert refused.status_code == 503
     assert refused.json()["error"] == {"type": "api_error", "message": "storage is unavailable, try again"}
+
+
+def test_requests_are_counted_on_an_address_of_their_own(start_control: Callable[..., ControlThread]) -> None:
+    control = start_control({"metrics_addr": "127.0.0.1:0"})
+    tenant = control.new_tenant()
+    with tenant.http() as http:
+        ok(http.get("/v1/tunnels"))
+        http.get("/v1/nothing")
+        assert http.get("/metrics").status_code == 404
+    assert control.server.metrics_address is not None
+    host, port = control.server.metrics_address
+    with plain_client(base_url=f"http://{host}:{port}") as http:
+        counted = http.get("/metrics").text
+        assert http.get("/healthz").status_code == 200
+    assert 'qanat_control_requests_total{operation="list_tunnels",status="200"} 1.0' in counted
+    assert 'qanat_control_requests_total{operation="none",status="404"} 2.0' in counted
 
 
 def test_bad_events_are_refused(tenant: Tenant) -> None:

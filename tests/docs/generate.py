@@ -71,7 +71,10 @@ PAGES = (
         "proxy", "Proxy", ("qanat.proxy",), "qanat.proxy.config:ProxyConfig", ("qanat.proxy.metrics:ProxyMetrics",),
         ("proxy", "join", "audit"),
     ),
-    Page("control", "Control plane", ("qanat.control",), "qanat.control.config:ControlConfig", (), ("control",)),
+    Page(
+        "control", "Control plane", ("qanat.control",), "qanat.control.config:ControlConfig",
+        ("qanat.control.metrics:Metrics",), ("control",),
+    ),
     Page(
         "gateway", "Gateway", ("qanat.gateway",), "qanat.gateway.config:GatewayConfig",
         ("qanat.gateway.metrics:Metrics",), ("gateway",),

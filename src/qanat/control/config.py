@@ -90,6 +90,8 @@ class ControlConfig(Section):
 
     listen_addr: str = "127.0.0.1:8787"
     """`host:port`; port 0 takes a free one."""
+    metrics_addr: str | None = None
+    """`host:port` where `/metrics` and `/healthz` listen; nowhere when empty."""
     public_url: str = ""
     """As clients reach us, for audiences and links; empty: made from the bound address."""
     tls: TLSFiles | None = None
@@ -130,10 +132,11 @@ class ControlConfig(Section):
             raise ValueError("must be a host name such as tunnel.example.net")
         return value.lower()
 
-    @field_validator("listen_addr")
+    @field_validator("listen_addr", "metrics_addr")
     @classmethod
-    def _address(cls, value: str) -> str:
-        split_address(value)
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_address(value)
         return value
 
     @model_validator(mode="after")

@@ -8,18 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from pydantic import SecretStr
 from sqlalchemy.exc import ArgumentError
-from starlette.types import ASGIApp
 
-from qanat.control.config import ControlConfig, ServiceKey, split_address
+from qanat.control.config import ControlConfig, ServiceKey
+from qanat.control.listening import bind, listening
+from qanat.control.metrics import Metrics, metrics_app
 from qanat.control.operations import Operations, make_operations
 from qanat.control.operations.bootstrap import Bootstrapped, bootstrap, migrate
 from qanat.control.operations.context import Context
@@ -43,6 +42,7 @@ class ControlServer:
     url: str
     operations: Operations
     bootstrapped: Bootstrapped
+    metrics_address: tuple[str, int] | None = None
 
     @property
     def credential(self) -> SecretStr:
@@ -60,18 +60,35 @@ async def serve(config: ControlConfig, **sources: Any) -> AsyncIterator[ControlS
     """
     service_keys = load_service_keys(config)
     async with open_operations(config, **sources) as (operations, bootstrapped):
-        with contextlib.closing(_bind(config)) as listener:
+        metrics = Metrics()
+        async with contextlib.AsyncExitStack() as stack:
+            listener = stack.enter_context(contextlib.closing(bind(config.listen_addr)))
             host, port = listener.getsockname()[:2]
             scheme = "https" if config.tls else "http"
             url = config.public_url or f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
             operations.context.public_url = url.rstrip("/")
             closing = asyncio.Event()
-            app = make_app(operations, service_keys, closing)
-            async with _running(app, config, listener, closing, operations.housekeeping.run()):
-                _log_policy(config)
-                log.info("listening", address=f"{host}:{port}", url=url)
-                yield ControlServer(host, port, url, operations, bootstrapped)
+            metrics_address = await _serve_metrics(stack, config, metrics)
+            app = make_app(operations, service_keys, closing, metrics)
+            grace, chores = config.shutdown_timeout.total_seconds(), operations.housekeeping.run()
+            serving = listening(app, listener, tls=config.tls, grace=grace, closing=closing, beside=chores)
+            await stack.enter_async_context(serving)
+            _log_policy(config)
+            log.info("listening", address=f"{host}:{port}", url=url)
+            yield ControlServer(host, port, url, operations, bootstrapped, metrics_address)
         log.info("stopped")
+
+
+async def _serve_metrics(
+    stack: contextlib.AsyncExitStack, config: ControlConfig, metrics: Metrics
+) -> tuple[str, int] | None:
+    """`/metrics` and `/healthz` on an address that clients do not reach."""
+    if config.metrics_addr is None:
+        return None
+    listener = stack.enter_context(contextlib.closing(bind(config.metrics_addr)))
+    await stack.enter_async_context(listening(metrics_app(metrics), listener))
+    host, port = listener.getsockname()[:2]
+    return host, port
 
 
 @contextlib.asynccontextmanager
@@ -145,71 +162,3 @@ def _read_secret(path: Path, where: str) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigInvalid([f"{where}: {path}: {getattr(error, 'strerror', 'not text')}"]) from None
-
-
-def _bind(config: ControlConfig) -> socket.socket:
-    host, port = split_address(config.listen_addr)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=512)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio leaves it off on sockets made like this
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers (the command owns signals), telling when it is up."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        # A TLS connection whose peer does not answer our goodbye would outlive the loop.
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        await asyncio.sleep(0)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-
-@contextlib.asynccontextmanager
-async def _running(
-    app: ASGIApp,
-    config: ControlConfig,
-    listener: socket.socket,
-    closing: asyncio.Event,
-    housekeeping: Coroutine[Any, Any, None],
-) -> AsyncIterator[None]:
-    settings = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", server_header=False, proxy_headers=False,
-        timeout_keep_alive=75, timeout_graceful_shutdown=int(config.shutdown_timeout.total_seconds()),
-        loop="none", ws="none",
-        ssl_certfile=config.tls.cert_file if config.tls else None,
-        ssl_keyfile=config.tls.key_file if config.tls else None,
-    )  # fmt: skip
-    server = _Server(settings)
-    async with asyncio.TaskGroup() as group:
-        serving = group.create_task(server.serve(sockets=[listener]))
-        chores = group.create_task(housekeeping)
-        try:
-            await _first(server.up.wait(), serving)
-            yield
-        finally:
-            chores.cancel()
-            closing.set()
-            server.should_exit = True
-
-
-async def _first(up: Any, serving: asyncio.Task[None]) -> None:
-    """Wait until the server is up; if it ends before that, raise what ended it."""
-    waiter = asyncio.ensure_future(up)
-    await asyncio.wait([waiter, serving], return_when=asyncio.FIRST_COMPLETED)
-    if not waiter.done():
-        waiter.cancel()
-        await serving

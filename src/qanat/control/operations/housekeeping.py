@@ -46,6 +46,8 @@ class Housekeeping:
                     await self.prune()
             except StoreUnavailable:
                 log.warn("housekeeping postponed", reason="store unavailable")
+            except Exception:
+                log.exception("housekeeping failed")  # a bug there must not end the service
             await asyncio.sleep(POLL_INTERVAL)
 
     async def poll_issuers(self) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from qanat import __version__
 from qanat.control.console.app import make_console
 from qanat.control.errors import Refused
+from qanat.control.metrics import Metrics
 from qanat.control.operations import Operations
 from qanat.control.rest import (
     alias,
@@ -50,7 +51,7 @@ class CompleteJSON(JSONResponse):
     media_type = "application/json; charset=utf-8"
 
 
-def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio.Event) -> ASGIApp:
+def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio.Event, metrics: Metrics) -> ASGIApp:
     """The ASGI application. `closing`, once set, ends the streams of changes."""
     context = operations.context
     app = FastAPI(
@@ -70,7 +71,7 @@ def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio
     app.add_api_route("/healthz", healthy, include_in_schema=False)
     for error in (HTTPException, RequestValidationError, Refused, Exception):
         app.add_exception_handler(error, answer_error)
-    return Envelope(app, lambda: context.new_id("req"), context.clock, context.config.trusted_proxies)
+    return Envelope(app, lambda: context.new_id("req"), context.clock, context.config.trusted_proxies, metrics)
 
 
 async def healthy(request: Request) -> dict[str, str]:

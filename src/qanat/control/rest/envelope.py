@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qanat.clock import Clock
 from qanat.control.errors import Invalid, NotFound, Refused, TooLarge
+from qanat.control.metrics import Metrics
 from qanat.log import get_logger
 
 MAX_BODY = 64 * 1024
@@ -30,8 +31,11 @@ log = get_logger("qanat.control")
 class Envelope:
     """Wraps the application. Puts `request_id` and `client_address` into `scope["state"]`."""
 
-    def __init__(self, app: ASGIApp, make_request_id: Callable[[], str], clock: Clock, trusted: Networks) -> None:
-        self._app, self._make_request_id, self._clock, self._trusted = app, make_request_id, clock, trusted
+    def __init__(
+        self, app: ASGIApp, make_request_id: Callable[[], str], clock: Clock, trusted: Networks, metrics: Metrics
+    ) -> None:
+        self._app, self._make_request_id, self._clock = app, make_request_id, clock
+        self._trusted, self._metrics = trusted, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,12 +56,14 @@ class Envelope:
                 await exchange.send_error(error)
             elif not exchange.finished:
                 raise  # half an answer is out: only breaking the connection can tell the client
+        seconds = self._clock.monotonic() - started
+        self._metrics.observe(getattr(scope.get("endpoint"), "__name__", "none"), exchange.status, seconds)
         log.info(
             "request",
             method=scope["method"],
             path=scope["path"],
             status=exchange.status,
-            ms=round((self._clock.monotonic() - started) * 1000, 1),
+            ms=round(seconds * 1000, 1),
             request_id=exchange.request_id,
             address=state["client_address"],
             actor=state.get("actor_id"),
