@@ -92,7 +92,9 @@ def federate(tenant: Tenant, *, rule: dict[str, Any] | None = None, issuer: dict
     with tenant.as_operator() as http:
         api = "/v1/organizations"
         account = ok(http.post(f"{api}/service_accounts", json={"name": "ci"}))["id"]
-        source: dict[str, Any] = {"name": "ci", "issuer_url": ISSUER, "jwks": INLINE, "check_jti": False} | (issuer or {})
+        source: dict[str, Any] = {"name": "ci", "issuer_url": ISSUER, "jwks": INLINE, "check_jti": False} | (
+            issuer or {}
+        )
         made = ok(http.post(f"{api}/federation_issuers", json=source))
         values = {
             "name": "ci",
