@@ -73,7 +73,6 @@ PURE = (
     "control/errors.py",
     "control/nouns.py",
     "edge/admission.py",
-    "edge/client_hello.py",
     "edge/directory.py",
     "edge/errors.py",
     "edge/frames.py",

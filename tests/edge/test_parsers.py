@@ -1,15 +1,13 @@
-"""What strangers send first: HTTP heads, PROXY headers, ClientHellos. Garbage raises only what it may raise."""
+"""What strangers send first: HTTP heads, PROXY headers. Garbage raises only what it may raise."""
 
 from __future__ import annotations
 
 import contextlib
-import ssl
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qanat.edge.client_hello import read_server_name
 from qanat.edge.errors import ALL, BadRequest, EdgeRefused, HeadersTooLarge, NodeUnreachable, UnknownHost, refusal_for
 from qanat.edge.proxy_protocol import SIGNATURE, ProxiedAddress, parse_proxy_header
 from qanat.edge.request import UpgradeParser, UpgradeRequest, response_error, split_host
@@ -103,31 +101,3 @@ def test_garbage_as_a_proxy_header_raises_only_a_protocol_error(data: bytes) -> 
     for start in (b"", SIGNATURE):
         with contextlib.suppress(ProtocolError):
             parse_proxy_header(start + data)
-
-
-def _client_hello(name: str | None) -> bytes:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = context.wrap_bio(incoming, outgoing, server_hostname=name)
-    with contextlib.suppress(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
-
-
-def test_the_server_name_is_read_from_a_real_client_hello() -> None:
-    hello = _client_hello("Edge.Example.Net")
-    assert read_server_name(hello) == "edge.example.net"
-    assert read_server_name(_client_hello(None)) == ""
-    for end in range(len(hello)):
-        assert read_server_name(hello[:end]) is None
-    halves = [hello[5 : len(hello) // 2], hello[len(hello) // 2 :]]
-    split = b"".join(hello[:3] + len(half).to_bytes(2, "big") + half for half in halves)
-    assert read_server_name(split) == "edge.example.net", "a ClientHello may span records"
-
-
-@given(st.binary(max_size=200))
-def test_garbage_as_a_client_hello_raises_only_a_protocol_error(data: bytes) -> None:
-    for start in (b"", b"\x16\x03\x01\x00\xc0\x01\x00\x00\xbc"):
-        with contextlib.suppress(ProtocolError):
-            read_server_name(start + data)

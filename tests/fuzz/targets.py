@@ -14,7 +14,6 @@ from typing import Any
 
 from qanat.client.upgrade import UpgradeExchange
 from qanat.connector.http1 import AnswerReader
-from qanat.edge.client_hello import read_server_name
 from qanat.edge.frames import FrameTracker
 from qanat.edge.proxy_protocol import parse_proxy_header
 from qanat.edge.request import UpgradeParser
@@ -28,6 +27,7 @@ from qanat.tunnel.quic_heads import from_request, from_response, to_request
 from qanat.wire import cloudflared_headers as marks
 from qanat.wire import quic_stream
 from qanat.wire.capnp import Message, MessageDecoder, Struct, StructReader, encode
+from qanat.wire.client_hello import read_client_hello
 from qanat.wire.codec import Codec
 from qanat.wire.control_stream import ControlClient, ControlServer, RegisterReceived
 from qanat.wire.http2 import HTTP2Connection
@@ -274,7 +274,7 @@ TARGETS: dict[str, Target] = {
     "http1-request": codec_target(http1.RequestReader, _HTTP_REQUEST),
     "http1-response": codec_target(_expecting, _HTTP_ANSWER, _HTTP_CHUNKED),
     "connector-answer": codec_target(lambda: AnswerReader("GET"), _HTTP_ANSWER, _HTTP_CHUNKED),
-    "client-hello": whole_target(read_server_name, load("tls", "client_hello").data),
+    "client-hello": whole_target(read_client_hello, load("tls", "client_hello").data),
     "proxy-header": whole_target(parse_proxy_header, _PROXIED),
     "upgrade-request": incremental_target(lambda: UpgradeParser(4_096).feed, _UPGRADE),
     "upgrade-answer": incremental_target(_upgrade_answer, _UPGRADED, _REFUSED),

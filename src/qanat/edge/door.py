@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable
 
 from qanat.edge.admission import is_allowed
-from qanat.edge.client_hello import read_server_name
 from qanat.edge.config import Network
 from qanat.edge.metrics import Metrics
 from qanat.edge.proxy_protocol import ProxiedAddress, parse_proxy_header
@@ -19,6 +18,7 @@ from qanat.errors import ProtocolError
 from qanat.log import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
 from qanat.net.tls import TLSFailed
+from qanat.wire.client_hello import read_client_hello
 
 CLIENT_SILENCE = 60
 NODE_SILENCE = 8
@@ -153,9 +153,9 @@ class Door(asyncio.Protocol):
             if not self._address_known and not self._read_proxy_header():
                 return
             if self._read_name and not self.transport.is_closing():
-                name = read_server_name(self._data)
-                if name is not None:
-                    self._hand_over(name)
+                hello = read_client_hello(self._data)
+                if hello is not None:
+                    self._hand_over(hello.server_name)
         except ProtocolError as error:
             self._cut(str(error).replace(" ", "_").lower())
 

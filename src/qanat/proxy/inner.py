@@ -6,13 +6,14 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
+from qanat.errors import ProtocolError
 from qanat.log import get_logger
 from qanat.net.layer import Layer, as_transport
 from qanat.net.tls import HANDSHAKE_TIMEOUT, HandshakeGate, TLSFailed, TLSServer
 from qanat.net.websocket import WebSocketServer
 from qanat.proxy.certificate import SNIObject
-from qanat.proxy.client_hello import NO_APPLICATION_PROTOCOL, NotClientHello, offered_protocols
 from qanat.proxy.inbound import Inbound
+from qanat.wire.client_hello import NO_APPLICATION_PROTOCOL, ClientHello, read_client_hello
 from qanat.wire.websocket import GOING_AWAY
 
 log = get_logger("qanat.proxy")
@@ -40,12 +41,12 @@ class HelloGuard(asyncio.Protocol):
             return
         self._seen += data
         try:
-            offered = offered_protocols(self._seen)
-        except NotClientHello:
-            offered = []
-        if offered is None:
+            hello = read_client_hello(self._seen)
+        except ProtocolError:
+            hello = ClientHello()  # TLS has an alert for it
+        if hello is None:
             return
-        if offered and not OUR_PROTOCOLS & set(offered):
+        if hello.protocols and OUR_PROTOCOLS.isdisjoint(hello.protocols):
             self._below.write(NO_APPLICATION_PROTOCOL)
             self._fail("no application protocol")
             return

@@ -1,19 +1,31 @@
-"""The server name in a TLS ClientHello (RFC 8446 4.1.2, RFC 6066 3), read before the handshake begins.
+"""What a TLS client says before the handshake begins (RFC 8446 4.1.2): the name it asks for, and what it speaks.
 
-One port serves clients with certificates and connectors without: which of the two must be known before OpenSSL is
-told whether to ask for a certificate.
+The edge must know the name before OpenSSL is told whether to ask for a certificate; the proxy must know the protocols,
+because Python's `ssl` goes on without ALPN when nothing fits, where RFC 7301 wants an alert.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from qanat.errors import ProtocolError
 
 MAX_SIZE = 16 * 1024
-_HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME = 22, 1, 0
+NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"
+"""The fatal alert (RFC 7301 3.2) as a record."""
+_HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _ALPN = 22, 1, 0, 16
 
 
-def read_server_name(data: bytes) -> str | None:
-    """The name asked for (lowercase, empty when none), None while the ClientHello is incomplete.
+@dataclass(frozen=True, slots=True)
+class ClientHello:
+    """`server_name` is lower case, and empty when none was asked for; `protocols` are those offered by ALPN."""
+
+    server_name: str = ""
+    protocols: tuple[bytes, ...] = ()
+
+
+def read_client_hello(data: bytes) -> ClientHello | None:
+    """The ClientHello at the start of `data`, None while it is incomplete.
 
     Raises `ProtocolError` for anything that is no ClientHello.
     """
@@ -22,19 +34,20 @@ def read_server_name(data: bytes) -> str | None:
         return None
     reader = _Reader(hello)
     reader.skip(2 + 32)
-    reader.skip(reader.number(1))
-    reader.skip(reader.number(2))
-    reader.skip(reader.number(1))
-    if reader.is_empty:
-        return ""
-    extensions = _Reader(reader.take(reader.number(2)))
+    for width in (1, 2, 1):  # session id, cipher suites, compression
+        reader.vector(width)
+    extensions = _Reader(b"" if reader.is_empty else reader.vector(2))
+    name, protocols = "", []
     while not extensions.is_empty:
-        kind, body = extensions.number(2), extensions.take(extensions.number(2))
+        kind, body = extensions.number(2), _Reader(extensions.vector(2))
         if kind == _SERVER_NAME:
-            names = _Reader(body)
-            names.skip(3)
-            return names.take(names.number(2)).decode("ascii", "replace").lower()
-    return ""
+            body.skip(3)
+            name = body.vector(2).decode("ascii", "replace").lower()
+        elif kind == _ALPN:
+            offers = _Reader(body.vector(2))
+            while not offers.is_empty:
+                protocols.append(offers.vector(1))
+    return ClientHello(name, tuple(protocols))
 
 
 def _join_records(data: bytes) -> bytes | None:
@@ -79,3 +92,7 @@ class _Reader:
 
     def number(self, width: int) -> int:
         return int.from_bytes(self.take(width), "big")
+
+    def vector(self, width: int) -> bytes:
+        """A piece whose length stands before it, in `width` bytes."""
+        return self.take(self.number(width))
