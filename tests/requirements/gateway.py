@@ -47,7 +47,7 @@ REQUIREMENTS: dict[str, str] = {
     "gateway:3": "A model that vanishes in mid-stream gives the documented error event",
     "gateway:4": "The TypeScript SDK sees the documented blocks, streamed and not",
     "gateway:5": "A real small model behind llama.cpp talks through the whole tunnel",
-    "oauth-gateway:1": "A sign-in ends with a tool result: public provider, split metadata, fixed metadata",
+    "oauth-gateway:1": "A sign-in ends with a tool result: public provider, split or fixed metadata, enforcing proxy",
     "oauth-gateway:2": "No token, code or verifier is in a log, an answer, or readable in the database",
     "oauth-gateway:3": "Ten parallel calls with an expiring token make one refresh; a refused one makes one more",
     "oauth-gateway:4": "A refused refresh asks for a new sign-in, an unavailable server does not",

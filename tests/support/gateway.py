@@ -161,6 +161,8 @@ class Wiki:
     wait_for: int = 1
     """Calls that must run at once before any answers."""
     url: str = ""
+    protection: dict[str, Any] = field(default_factory=dict)
+    """`auth` and `token_verifier` of a server that asks for sign-in itself."""
 
     def reset(self) -> None:
         """Forget everything."""
@@ -175,7 +177,7 @@ class Wiki:
         self._together = asyncio.Event()
 
     def server(self) -> MCPServer:
-        server = MCPServer("wiki")
+        server = MCPServer("wiki", **self.protection)
 
         @server.tool(description="Search the wiki")
         async def search(q: str) -> str:
@@ -205,9 +207,9 @@ class Wiki:
 
 
 @asynccontextmanager
-async def wiki_server() -> AsyncIterator[Wiki]:
+async def wiki_server(**protection: Any) -> AsyncIterator[Wiki]:
     """A wiki that listens on loopback; its `url` is the MCP endpoint."""
-    wiki = Wiki()
+    wiki = Wiki(protection=protection)
     async with serve_asgi(wiki.app()) as url:
         wiki.url = f"{url}/mcp"
         yield wiki

@@ -18,6 +18,8 @@ import httpx2
 import jwt
 import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
+from mcp.server.auth.provider import AccessToken
+from mcp.server.auth.settings import AuthSettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -28,6 +30,7 @@ from qanat.proxy.document import Document
 from qanat.proxy.server import serve as serve_proxy
 from tests.support.asgi import serve_asgi
 from tests.support.edge import connect, make_tunnel
+from tests.support.gateway import Wiki, wiki_server
 from tests.support.oidc_provider import OIDCProvider, require_provider
 from tests.support.path import PathParts, Served, write_files
 from tests.support.pki import throwaway_ca, throwaway_server
@@ -105,6 +108,7 @@ class Network:
     served: Served
     provider: OIDCProvider
     shim: AuthShim
+    wiki: Wiki
 
     @property
     def public(self) -> str:
@@ -118,8 +122,12 @@ class Network:
 
 
 @asynccontextmanager
-async def network_running(parts: PathParts, folder: Path, wiki_url: str, shape: str) -> AsyncIterator[Network]:
-    """A network in one of the shapes: A public provider, B split metadata, C fixed metadata of an internal issuer."""
+async def network_running(parts: PathParts, folder: Path, shape: str) -> AsyncIterator[Network]:
+    """A network in one of the shapes.
+
+    A: public provider, B: split metadata, C: fixed metadata of an internal issuer; the MCP server asks for sign-in
+    itself. D: public provider, and the proxy asks in its place.
+    """
     ca = throwaway_ca()
     tunnel = make_tunnel(certificates=(ca.certificate_pem.decode(),))
     owner = {"organization_id": "org_a", "workspace_id": "wrkspc_a"}
@@ -128,7 +136,7 @@ async def network_running(parts: PathParts, folder: Path, wiki_url: str, shape: 
     write_files(folder, ca, tunnel.record.domain)
     served = Served(tunnel, ca, folder)
     auth = f"https://auth.{tunnel.record.domain}"
-    issuer = {"A": None, "B": auth, "C": "https://sso.corp.internal"}[shape]
+    issuer = {"A": None, "B": auth, "C": "https://sso.corp.internal", "D": None}[shape]
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         provider = await enter(provider_running(folder, issuer, served.url("wiki")))
@@ -139,21 +147,16 @@ async def network_running(parts: PathParts, folder: Path, wiki_url: str, shape: 
         methods = ["GET", "POST"]
         shim_url = await enter(serve_asgi(Starlette(routes=[Route("/{path:path}", shim.endpoint, methods=methods)])))
         name = issuer or public
-        policy = {
-            "mode": "oauth",
-            "resource": served.url("wiki"),
-            "authorization_servers": [name],
-            "issuer": name,
-            "jwks_uri": f"{public}/jwks",
-            "allowed_ips": ["127.0.0.0/8"],
-            "ca_file": str(provider.ca_file),
-            "required_scopes": [SCOPE],
-        }
+        protection = {} if shape == "D" else protect(provider, name, served.url("wiki"))
+        wiki = await enter(wiki_server(**protection))
+        route: dict[str, Any] = {"upstream": wiki.url.removesuffix("/mcp")}
+        if shape == "D":
+            route["auth"] = enforce(provider, name, public, served.url("wiki"))
         data = {
             "listen_addr": "127.0.0.1:0",
             "tunnel_domain": tunnel.record.domain,
             "tls": {"cert_file": str(folder / "tls.crt"), "key_file": str(folder / "tls.key")},
-            "routes": {"wiki": {"upstream": wiki_url, "auth": policy}, "auth": shim_url},
+            "routes": {"wiki": route, "auth": shim_url},
             "upstream": {"allowed_ips": ["127.0.0.0/8"]},
             "shutdown_timeout": "1s",
         }
@@ -161,7 +164,47 @@ async def network_running(parts: PathParts, folder: Path, wiki_url: str, shape: 
         proxy = await enter(serve_proxy(config, listen=False))
         connector = await connect(parts.server.connector_address, parts.files, tunnel.token, proxy.proxy)
         stack.callback(connector.close)
-        yield Network(served, provider, shim)
+        yield Network(served, provider, shim, wiki)
+
+
+def enforce(provider: OIDCProvider, issuer: str, public: str, resource: str) -> dict[str, Any]:
+    """What the proxy is told so that it asks for sign-in."""
+    return {
+        "mode": "oauth",
+        "resource": resource,
+        "authorization_servers": [issuer],
+        "issuer": issuer,
+        "jwks_uri": f"{public}/jwks",
+        "allowed_ips": ["127.0.0.0/8"],
+        "ca_file": str(provider.ca_file),
+        "required_scopes": [SCOPE],
+    }
+
+
+def protect(provider: OIDCProvider, issuer: str, resource: str) -> dict[str, Any]:
+    """What the SDK's server is told so that it asks for sign-in itself."""
+    settings: dict[str, Any] = {"issuer_url": issuer, "resource_server_url": resource, "required_scopes": [SCOPE]}
+    settings["validate_token_resource"] = False  # the verifier does that
+    key = jwt.PyJWK(provider.options["keys"][0]).key
+    return {"auth": AuthSettings.model_validate(settings), "token_verifier": Verifier(key, issuer, resource)}
+
+
+@dataclass
+class Verifier:
+    """Checks the provider's tokens: signature, issuer, audience, lifetime."""
+
+    key: Any
+    issuer: str
+    resource: str
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        try:
+            key = self.key.public_key()
+            claims = jwt.decode(token, key, ["RS256"], audience=self.resource, issuer=self.issuer)
+        except jwt.InvalidTokenError:
+            return None
+        scopes = claims.get("scope", "").split()
+        return AccessToken(token=token, client_id=claims["client_id"], scopes=scopes, expires_at=claims["exp"])
 
 
 def split_metadata(auth: str, public: str) -> dict[str, Any]:
