@@ -11,6 +11,7 @@ REQUIREMENTS: dict[str, str] = {
     "connector:command": "The command stops gracefully on a signal, at once on a second, with exit codes 0, 1 and 2",
     "connector:ladder": "Two failed dials lead to the next way out: HTTP/2, QUIC, WebSocket, and around",
     "connector:ladder-explains": "One log line says which way was taken and why the others failed",
+    "connector:srv": "Edges are found by SRV record, and those last known serve on while DNS is away",
     "connector:wss": "With neither UDP nor TCP 7844 open it registers by WebSocket on 443",
     "connector:proxy": "That way also leads through an HTTP CONNECT proxy with a password",
     "connector:proxy-env": "HTTPS_PROXY, ALL_PROXY and NO_PROXY are understood as curl does",
