@@ -70,9 +70,10 @@ def test_the_locks_hold_every_dependency_and_agree() -> None:
     customer, operator = (pinned(LOCKS / f"{name}.txt") for name in ("customer", "operator"))
     assert customer.items() <= operator.items()
     text = (ROOT / "pyproject.toml").read_text()
-    block = text.partition("dependencies = [")[2].partition("\n]")[0]
-    for name in re.findall(r'^  "([A-Za-z0-9_-]+)', block, re.MULTILINE):
-        assert name.lower() in customer
+    for start, lock in (("dependencies = [", customer), ("server = [", operator)):
+        block = text.partition(start)[2].partition("\n]")[0]
+        names = {name.lower() for name in re.findall(r'^  "([A-Za-z0-9_-]+)', block, re.MULTILINE)}
+        assert names - set(lock) == set(), "make lock"
 
 
 def pinned(lock: Path) -> dict[str, str]:
@@ -162,4 +163,7 @@ def test_the_operator_image_builds_and_its_parts_start(build: Build, tmp_path: P
     made.mkdir(mode=0o777)
     run(image, "/qanat", "edge", "pki", "--directory=/pki", "--base-domain=tunnel.example.net", __pki=("bind", made))
     assert any(made.iterdir())
+    (temporary := tmp_path / "tmp").mkdir(mode=0o777)
+    shown = run(image, "/qanat", "dev", "--once", network=False, __tmp=("bind", temporary))
+    assert "tickets" in shown  # the all-in-one trial: the whole tunnel, and a request through it
     assert "refused" in run(image, "/healthcheck", "http://127.0.0.1:1/healthz", expect=1)
