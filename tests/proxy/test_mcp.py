@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.transport_security import TransportSecuritySettings
 
-from tests.support.mcp_server import Bench, Heard, MemoryEventStore, client_for, converse
+from tests.support.mcp_server import Bench, Heard, MemoryEventStore, client_for, converse, serve
 from tests.support.proxy import DOMAIN, WAIT, TestPKI, proxy_running
-from tests.support.proxy_bridge import Bridge, bridge_running, http_client
+from tests.support.proxy_bridge import Bridge, ThroughBridge, bridge_running, http_client
 from tests.support.requirements import requirement
 
 URL = f"https://echo.{DOMAIN}/mcp"
@@ -43,6 +44,21 @@ async def test_a_whole_conversation_is_the_same_directly_and_through_the_proxy(p
     assert direct["add {'a': 1, 'b': 2}"]["structured_content"] == {"result": 3}
     assert len(direct["progress"]) == 5
     assert ("sampled" in str(direct["ask_model {}"])) is (mode == "legacy")
+
+
+@requirement("proxy:27")
+@pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+async def test_the_wire_of_2024_with_its_endpoint_event_works_too(pki: TestPKI) -> None:
+    bench = Bench()
+    async with serve(bench.server, legacy_sse=True) as url, through(pki, url) as (_, bridge):
+
+        def make_client(*args: object, **kwargs: object) -> httpx2.AsyncClient:
+            return httpx2.AsyncClient(transport=ThroughBridge(bridge.port, pki.context(), http1=True, http2=False))
+
+        direct = await converse(sse_client(f"{url}/sse"), "legacy")
+        tunnelled = await converse(sse_client(URL.replace("/mcp", "/sse"), httpx_client_factory=make_client), "legacy")
+    assert tunnelled == direct
+    assert direct["add {'a': 1, 'b': 2}"]["structured_content"] == {"result": 3}
 
 
 @requirement("proxy:30")

@@ -113,9 +113,9 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def serve(server: MCPServer, **options: Any) -> AsyncIterator[str]:
-    """Any server on a port of its own: yields `http://127.0.0.1:port`."""
-    app = server.streamable_http_app(**options)
+async def serve(server: MCPServer, legacy_sse: bool = False, **options: Any) -> AsyncIterator[str]:
+    """Any server on a port of its own: yields `http://127.0.0.1:port`. `legacy_sse`: the wire of 2024-11-05."""
+    app = server.sse_app(**options) if legacy_sse else server.streamable_http_app(**options)
     config = uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
     running = _Server(config)
     task = asyncio.create_task(running.serve())
