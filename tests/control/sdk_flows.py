@@ -1,6 +1,7 @@
 """The flows that every generation of the official SDK must manage; run as a script by each generation's own Python.
 
-Reads `{"url", "token", "ca_pem", "federation"}` from standard input and prints what it saw as JSON.
+Reads `{"url", "token", "ca_pem", "federation"}` from standard input and prints what it saw as JSON; without `token`
+only the federation's flow.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def federation_flow(given: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     given = json.load(sys.stdin)
-    seen = {"version": anthropic.__version__, "tunnels": tunnel_flow(given), "federation": federation_flow(given)}
+    seen: dict[str, Any] = {"version": anthropic.__version__, "federation": federation_flow(given)}
+    if "token" in given:
+        seen["tunnels"] = tunnel_flow(given)
     json.dump(seen, sys.stdout)
 
 

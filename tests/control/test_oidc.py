@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import anthropic
 import httpx2
 import pytest
 
@@ -98,7 +100,7 @@ async def resolve(host: str, port: int) -> list[str]:
 @pytest.mark.slow
 @requirement("workload-identity:22", "workload-identity:34")
 def test_a_real_provider_and_its_rotated_keys_over_tls(
-    start_control: Callable[..., ControlThread], provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_control: Callable[..., ControlThread], provider: Provider, tmp_path: Path
 ) -> None:
     ca = throwaway_ca("control")
     pair = throwaway_server(ca, "localhost")
@@ -112,22 +114,27 @@ def test_a_real_provider_and_its_rotated_keys_over_tls(
         },
         resolve=resolve,
     )
-    base_url = f"https://localhost:{control.server.port}"
-    trust = ssl.create_default_context(cafile=tmp_path / "ca.crt")
     federated = federate(
         control.new_tenant(),
         issuer={"issuer_url": provider.url, "jwks": {"type": "discovery", "ca_cert_pem": provider.ca_pem}},
         rule={"match": {"claims": {"client_id": "ci"}, "condition": 'claims.env == "prod"'}},
     )
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
     for _ in range(2):
-        credentials = anthropic.WorkloadIdentityCredentials(
-            identity_token_provider=provider.identity_token,
-            federation_rule_id=federated.rule_id,
-            organization_id=federated.tenant.organization_id,
+        federation = {
+            "assertion": provider.identity_token(),
+            "rule_id": federated.rule_id,
+            "organization_id": federated.tenant.organization_id,
+        }
+        # In a process of its own: within one process the SDK remembers whom it trusts.
+        done = subprocess.run(
+            [sys.executable, str(HERE / "sdk_flows.py")],
+            input=json.dumps({"url": f"https://localhost:{control.server.port}", "federation": federation}),
+            env=os.environ | {"SSL_CERT_FILE": str(tmp_path / "ca.crt")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
-        with httpx2.Client(verify=trust, timeout=30) as http:
-            client = anthropic.Anthropic(base_url=base_url, credentials=credentials, http_client=http)
-            assert client.beta.tunnels.list().data == []
-            client.close()
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["federation"]["authorization"].startswith("Bearer sk-ant-oat01-")
         provider.rotate()
