@@ -119,6 +119,7 @@ async def client_and_wiki() -> AsyncIterator[tuple[AsyncAnthropic, Gateway, Scri
         yield client, gateway, model, wiki
 
 
+@pytest.mark.slow
 @requirement("messages:26")
 async def test_the_tool_runner_gives_threads_up_and_sends_full_histories() -> None:
     async with client_and_wiki() as (client, gateway, model, wiki):
@@ -137,6 +138,7 @@ async def test_the_tool_runner_gives_threads_up_and_sends_full_histories() -> No
     assert 'status="400"} 1.0' in gateway.metrics.render().decode()
 
 
+@pytest.mark.slow
 @requirement("messages:31")
 async def test_the_sdk_has_a_name_for_colliding_tools() -> None:
     clash: Any = {"name": "wiki_search", "input_schema": {"type": "object"}}

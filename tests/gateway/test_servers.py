@@ -163,6 +163,7 @@ async def test_a_tool_that_fails_in_any_way_is_an_error_result(bench: Bench) -> 
         assert said in words
 
 
+@pytest.mark.slow
 @requirement("messages:16")
 async def test_a_tool_that_takes_too_long_is_an_error_result(bench: Bench) -> None:
     limits = {"tool_call": "300ms", "connect": "5s"}
@@ -293,6 +294,7 @@ async def test_a_caller_who_leaves_takes_the_tool_call_along(bench: Bench, strea
     assert len(bench.model.bodies) == 1
 
 
+@pytest.mark.slow
 @requirement("messages:30")
 async def test_pings_bridge_a_long_tool_call(bench: Bench) -> None:
     async with running_gateway(bench.model.url, bench.control, ping_interval="50ms") as gateway, stub_mcp() as stub:

@@ -65,6 +65,7 @@ async def hurried(bench: Bench, **fields: Any) -> Any:
         return await client.beta.messages.create(**bench.request(**fields))
 
 
+@pytest.mark.slow
 async def test_time_that_runs_out_pauses_what_has_begun(bench: Bench) -> None:
     bench.script(Hanging(4))
     message = await hurried(bench)
@@ -83,6 +84,7 @@ async def test_time_that_runs_out_pauses_what_has_begun(bench: Bench) -> None:
     assert [block.type for block in resumed.content] == ["mcp_tool_result", "text"]
 
 
+@pytest.mark.slow
 async def test_time_that_runs_out_before_anything_was_said_is_an_error(bench: Bench) -> None:
     bench.script(Hanging(0))
     with pytest.raises(APIStatusError) as caught:
