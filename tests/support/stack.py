@@ -37,10 +37,21 @@ class RunningStack:
         """Stop everything and join the thread."""
         try:
             self.run(self.stack.close())
+            self.run(_others_done())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+async def _others_done() -> None:
+    """Let what libraries still do in the background come to its end, such as ending a database connection."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        _, left = await asyncio.wait(others, timeout=2)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 @contextmanager

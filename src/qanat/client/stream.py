@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from typing import Any
 
 import httpcore2
 
 from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
+
+FAREWELL = 1.0
+"""Seconds that closing waits for the other end."""
 
 
 class Receiver(asyncio.Protocol):
@@ -19,6 +23,8 @@ class Receiver(asyncio.Protocol):
     def __init__(self) -> None:
         self.buffer = bytearray()
         self.ended = False
+        self.lost = asyncio.Event()
+        """Set once the connection is gone for good."""
         self.failure: Exception | None = None
         self._paused = False
         self._readable = asyncio.Event()
@@ -43,6 +49,7 @@ class Receiver(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended, self.failure = True, exc
+        self.lost.set()
         self._readable.set()
         self._writable.set()
 
@@ -95,7 +102,11 @@ class TunnelStream(httpcore2.AsyncNetworkStream):
             raise httpcore2.WriteTimeout("writing through the tunnel timed out") from None
 
     async def aclose(self) -> None:
+        """Say goodbye, and wait a moment for the other end's: a program may end right after this."""
         self.receiver.transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await self.receiver.lost.wait()
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
