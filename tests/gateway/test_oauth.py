@@ -176,6 +176,7 @@ async def test_another_browser_cannot_finish_a_sign_in(tmp_path: Path) -> None:
         state = begun.json()["start_url"].rpartition("/")[2]
         assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
         async with httpx2.AsyncClient() as other:
+            assert (await other.get(begun.json()["start_url"])).status_code == 404
             stolen = await other.get(f"{here.http.base_url}/oauth/callback", params={"state": state, "code": "x"})
         assert (stolen.status_code, "invalid_state" in stolen.text) == (400, True)
         for query in ({"state": "nonsense", "code": "x"}, {"state": state, "code": "x", "iss": "https://evil.example"}):

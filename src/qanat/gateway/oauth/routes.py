@@ -96,7 +96,7 @@ class VaultEndpoints:
         ]
 
     async def _start(self, request: Request) -> Response:
-        sign_in = self._vaults.waiting(request.path_params["state"])
+        sign_in = self._vaults.open(request.path_params["state"], request.cookies.get(COOKIE, ""))
         if sign_in is None:
             return _page("This link is no longer valid", "Ask for a new one.", status=404)
         target = html.escape(self._vaults.authorization_url(sign_in), quote=True)

@@ -61,7 +61,7 @@ class Redirect:
     error: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(repr=False)
 class SignIn:
     """A sign-in that has begun and waits for the browser. `cookie` binds it to the browser that opened its page."""
 
@@ -73,6 +73,7 @@ class SignIn:
     state: str
     cookie: str
     expires: float
+    opened: bool = False
 
     @property
     def host(self) -> str:
@@ -170,6 +171,14 @@ class Vaults:
         """The sign-in with that state, if it still waits."""
         sign_in = self._sign_ins.get(state)
         return sign_in if sign_in is not None and time.monotonic() < sign_in.expires else None
+
+    def open(self, state: str, cookie: str) -> SignIn | None:
+        """The sign-in for the browser that opens its page; for the first one only, and for that one again."""
+        sign_in = self.waiting(state)
+        if sign_in is None or (sign_in.opened and not hmac.compare_digest(cookie.encode(), sign_in.cookie.encode())):
+            return None
+        sign_in.opened = True
+        return sign_in
 
     async def complete(self, back: Redirect) -> SignIn:
         """The browser is back. A state works once, in the browser it was given to. Raises `SignInFailed`."""
