@@ -90,6 +90,7 @@ def test_a_bad_file_prints_every_problem_and_exits_2(pki: TestPKI, tmp_path: Pat
     assert json.loads(lines[-1])["level"] == "error"
 
 
+@pytest.mark.slow
 @requirement("proxy:4")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 def test_a_key_of_another_user_stops_the_start() -> None:

@@ -18,7 +18,7 @@ from tests.support.proxy_bridge import Bridge, ThroughBridge, bridge_running, ht
 from tests.support.requirements import requirement
 
 URL = f"https://echo.{DOMAIN}/mcp"
-ERAS = ["auto", "legacy", "2026-07-28"]
+ERAS = [pytest.param("auto", marks=pytest.mark.slow), "legacy", pytest.param("2026-07-28", marks=pytest.mark.slow)]
 
 
 @asynccontextmanager
@@ -46,6 +46,7 @@ async def test_a_whole_conversation_is_the_same_directly_and_through_the_proxy(p
     assert ("sampled" in str(direct["ask_model {}"])) is (mode == "legacy")
 
 
+@pytest.mark.slow
 @requirement("proxy:27")
 @pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 async def test_the_wire_of_2024_with_its_endpoint_event_works_too(pki: TestPKI) -> None:
@@ -99,6 +100,7 @@ async def test_a_cut_stream_is_resumed_by_last_event_id_and_nothing_is_missing(p
     assert store.replayed_after
 
 
+@pytest.mark.slow
 @requirement("proxy:28", "proxy:32")
 @pytest.mark.parametrize("json_response", [True, False])
 async def test_a_call_outlives_every_timer_we_have(pki: TestPKI, json_response: bool) -> None:
