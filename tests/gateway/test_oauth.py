@@ -102,7 +102,7 @@ def tunnel_oauth(network: Network, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["A", "B", "C", "D"])
-@requirement("oauth-gateway:1", "oauth-gateway:2")
+@requirement("oauth-gateway:1", "oauth-gateway:2", "oauth:6", "oauth:19", "oauth:24", "oauth:37")
 async def test_a_sign_in_ends_with_a_tool_result(tmp_path: Path, shape: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with place(tmp_path, shape) as here:
@@ -129,7 +129,10 @@ async def test_a_sign_in_ends_with_a_tool_result(tmp_path: Path, shape: str, cap
         assert stored is not None
         shown = (await here.http.get("/v1/vaults/alice")).text
         raw = (tmp_path / "vaults.db").read_bytes()
-        for secret in (stored.credential.access_token, stored.credential.refresh_token):
+        secrets = {stored.credential.access_token, stored.credential.refresh_token}
+        for _, form in here.network.shim.requests:
+            secrets |= {form.get("code"), form.get("code_verifier")}
+        for secret in secrets:
             if secret:
                 assert secret not in shown
                 assert secret.encode() not in raw
@@ -138,7 +141,7 @@ async def test_a_sign_in_ends_with_a_tool_result(tmp_path: Path, shape: str, cap
 
 
 @pytest.mark.slow
-@requirement("oauth-gateway:3", "oauth-gateway:4")
+@requirement("oauth-gateway:3", "oauth-gateway:4", "oauth:25")
 async def test_ten_calls_with_an_expiring_token_make_one_refresh(tmp_path: Path) -> None:
     async with place(tmp_path, "B") as here:
         begun = await here.connect()
@@ -208,7 +211,7 @@ async def test_metadata_that_breaks_the_rules_stops_the_sign_in(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@requirement("oauth-gateway:7")
+@requirement("oauth-gateway:7", "oauth:20", "oauth:21", "oauth:22", "oauth:23")
 async def test_tunnel_oauth_endpoints_must_be_ones_own(tmp_path: Path) -> None:
     async with place(tmp_path, "C") as here:
         network = here.network

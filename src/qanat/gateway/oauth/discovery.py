@@ -14,6 +14,7 @@ from mcp.client.auth import OAuthFlowError
 from mcp.client.auth.utils import (
     build_oauth_authorization_server_metadata_discovery_urls,
     build_protected_resource_metadata_discovery_urls,
+    extract_field_from_www_auth,
     extract_resource_metadata_from_www_auth,
     extract_scope_from_www_auth,
     get_client_metadata_scopes,
@@ -49,6 +50,13 @@ def union(first: str | None, second: str | None) -> str | None:
     """Scopes of both, each once."""
     scopes = dict.fromkeys([*(first or "").split(), *(second or "").split()])
     return " ".join(scopes) or None
+
+
+def missing_scope(response: httpx2.Response) -> str | None:
+    """The scopes that an `insufficient_scope` answer asks for (RFC 6750 3.1)."""
+    if extract_field_from_www_auth(response, "error") != "insufficient_scope":
+        return None
+    return extract_scope_from_www_auth(response)
 
 
 def to_endpoints(metadata: OAuthMetadata, resource: str) -> Endpoints:

@@ -76,6 +76,8 @@ class Credential(BaseModel):
     method: AuthMethod = "none"
     needs_sign_in: bool = False
     """The authorization server refused the refresh: only the user can help."""
+    missing_scope: str | None = None
+    """What the MCP server wants beyond `scope`; the next sign-in asks for both."""
 
     def __repr__(self) -> str:
         return f"Credential({self.kind})"

@@ -25,10 +25,10 @@ from pydantic import SecretStr
 from qanat.gateway.access import Caller
 from qanat.gateway.config import OAuthSection
 from qanat.gateway.oauth import token_endpoint
-from qanat.gateway.oauth.discovery import discover
+from qanat.gateway.oauth.discovery import discover, missing_scope, union
 from qanat.gateway.oauth.fetch import Fetcher
 from qanat.gateway.oauth.model import Credential, Endpoints, OAuthClient, SignInFailed, granted, refreshed
-from qanat.gateway.oauth.store import Key, Store, Stored, load_master_key
+from qanat.gateway.oauth.store import Key, Registration, Store, Stored, load_master_key
 from qanat.gateway.oauth.token_endpoint import RefreshRefused
 from qanat.gateway.oauth.tunnel_config import TunnelOAuth, problems
 from qanat.gateway.reach import Reach, Unreachable
@@ -89,7 +89,6 @@ class Vaults:
         self._fetch = Fetcher(reach, config)
         self._store = Store(config.database, load_master_key(config.key_file))
         self._sign_ins: OrderedDict[str, SignIn] = OrderedDict()
-        self._clients: dict[tuple[str, str, str], OAuthClient] = {}
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def aclose(self) -> None:
@@ -115,7 +114,8 @@ class Vaults:
             client = wish.tunnel_oauth.client()
         else:
             stored = await self._store.get(key)
-            extra = " ".join(filter(None, [wish.scopes, stored.credential.scope if stored else None]))
+            old = (stored.credential.scope, stored.credential.missing_scope) if stored is not None else ()
+            extra = " ".join(filter(None, [wish.scopes, *old]))
             endpoints = await discover(self._fetch, caller, wish.url, extra)
         client = client or await self._client(caller, endpoints)
         state, verifier, cookie = (secrets.token_urlsafe(size) for size in (32, 96, 32))
@@ -143,10 +143,15 @@ class Vaults:
         """Our client at an authorization server: a document where that is taken, else registered once for each."""
         if endpoints.takes_client_documents and self._config.client_documents:
             return OAuthClient(self.client_document)
-        known = (*caller.scope, endpoints.issuer)
-        if known not in self._clients:
-            self._clients[known] = await token_endpoint.register(self._fetch, caller, endpoints, self.redirect_uri)
-        return self._clients[known]
+        where = Registration(*caller.scope, endpoints.issuer, self.redirect_uri)
+        client = await self._store.client(where)
+        if client is None:
+            client = await token_endpoint.register(self._fetch, caller, endpoints, self.redirect_uri)
+            await self._store.put_client(where, client)
+        return client
+
+    async def _forget_client(self, caller: Caller, issuer: str) -> None:
+        await self._store.forget_client(Registration(*caller.scope, issuer, self.redirect_uri))
 
     def authorization_url(self, sign_in: SignIn) -> str:
         """Where the browser goes."""
@@ -193,7 +198,12 @@ class Vaults:
         if back.error is not None or not back.code:
             raise SignInFailed(back.error or "missing_code", "The authorization server did not grant access.")
         form = {"code": back.code, "code_verifier": sign_in.verifier, "redirect_uri": self.redirect_uri}
-        answer = await token_endpoint.exchange(self._fetch, sign_in.caller, sign_in.endpoints, sign_in.client, form)
+        try:
+            answer = await token_endpoint.exchange(self._fetch, sign_in.caller, sign_in.endpoints, sign_in.client, form)
+        except SignInFailed as failure:
+            if failure.error == "invalid_client":  # it has forgotten us: register again next time
+                await self._forget_client(sign_in.caller, sign_in.endpoints.issuer)
+            raise
         await self._store.put(sign_in.key, granted(sign_in.endpoints, sign_in.client, answer, time.time()))
         log.info("sign-in complete", vault=sign_in.key.vault, host=sign_in.host)
         return sign_in
@@ -227,8 +237,9 @@ class Vaults:
             stored = await self._store.get(Key(*caller.scope, vault, url))
             if stored is not None:
                 credential = stored.credential
-                status = "needs_sign_in" if credential.needs_sign_in else "active"
-                rows.append({"url": url, "kind": credential.kind, "status": status, "scope": credential.scope})
+                wanting = credential.needs_sign_in or credential.missing_scope is not None
+                row = {"url": url, "kind": credential.kind, "status": "needs_sign_in" if wanting else "active"}
+                rows.append({**row, "scope": credential.scope, "missing_scope": credential.missing_scope})
         return rows
 
     async def disconnect(self, caller: Caller, vault: str, url: str) -> bool:
@@ -242,6 +253,8 @@ class Vaults:
         except SignInFailed as failure:
             log.warn("token not revoked", vault=vault, error=failure.error)
         await self._store.delete(key)
+        # A registration that the authorization server has lost would otherwise stand in the way for ever.
+        await self._forget_client(caller, stored.credential.issuer)
         return True
 
     # Using.
@@ -262,6 +275,17 @@ class Vaults:
             if stored is not None and _wants_refresh(stored, refused):
                 stored = await self._refresh(caller, key, stored)
         return stored.credential.access_token if stored is not None else None
+
+    async def note_missing_scope(self, key: Key, scope: str) -> None:
+        """The server wants more than was granted: the user's next sign-in asks for what they have and for that."""
+        stored = await self._store.get(key)
+        if stored is None or stored.credential.kind != "oauth":
+            return
+        wanted = union(stored.credential.missing_scope, scope)
+        if wanted != stored.credential.missing_scope:
+            log.warn("server wants more scopes", vault=key.vault, scope=scope)
+            changed = stored.credential.model_copy(update={"missing_scope": wanted})
+            await self._store.replace(key, changed, stored.version)
 
     async def _refresh(self, caller: Caller, key: Key, stored: Stored) -> Stored | None:
         try:
@@ -305,6 +329,8 @@ class VaultAuth(httpx2.Auth):
         if token is not None:
             request.headers["authorization"] = f"Bearer {token}"
         response = yield request
+        if response.status_code == 403 and (scope := missing_scope(response)) is not None:
+            await self._vaults.note_missing_scope(self._key, scope)
         if response.status_code != 401 or token is None:
             return
         fresh = await self._vaults.token(self._caller, self._key, refused=token)
