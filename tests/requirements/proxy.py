@@ -45,5 +45,6 @@ REQUIREMENTS: dict[str, str] = {
     "proxy:40": "Hundreds of streams and one slow reader do not hold each other up, in bounded memory",
     "proxy:41": "Edited routes are served without a restart; a broken file changes nothing",
     "proxy:42": "A denied tool can be neither called nor listed, and an ambiguous body is refused",
+    "proxy:budget": "A request stays within its budget of function calls",
 }
 GAPS: dict[str, str] = {}

@@ -29,7 +29,7 @@ MAX_FIELDS = 200
 MAX_START_LINE = 16 * 1024
 _MAX_CHUNK_LINE = 4096
 
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD = re.compile(rb"(?:\A|(?<=\r\n))([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)(?=\r\n|\Z)")
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
 _STRUCTURAL = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection"))
 """Fields that decide where a message goes or ends: written in one way only."""
@@ -38,6 +38,24 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~\x80-\xff]+) H
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+
+
+class Fields(tuple[Header, ...]):
+    """Field lines that know their values by name, because `values` is asked a dozen times about each message."""
+
+    by_name: dict[bytes, list[bytes]]
+    """From a name in lower case to its values in order, without the white space behind them."""
+
+    def __new__(cls, fields: Iterable[Header] = ()) -> Fields:
+        self = super().__new__(cls, fields)
+        by_name = self.by_name = {}
+        for name, value in self:
+            key = name.lower()
+            if key in by_name:
+                by_name[key].append(value.rstrip(b" \t"))
+            else:
+                by_name[key] = [value.rstrip(b" \t")]
+        return self
 
 
 class Framing(Enum):
@@ -105,19 +123,17 @@ HTTPEvent = RequestReceived | ResponseReceived | BodyReceived | MessageEnded
 
 
 def values(headers: Iterable[Header], name: bytes) -> list[bytes]:
-    """Every value of the field `name` (lower case), in order."""
-    size = len(name)  # compared first: this is asked often, and lengths are cheaper than letters
+    """Every value of the field `name` (lower case), in order. Not to be changed."""
+    if type(headers) is Fields:
+        return headers.by_name.get(name, [])
+    size = len(name)  # compared first: lengths are cheaper than letters
     return [value.rstrip(b" \t") for key, value in headers if len(key) == size and key.lower() == name]
 
 
 def tokens(headers: Iterable[Header], name: bytes) -> list[bytes]:
     """The members of a comma-separated field, in lower case and over all its lines."""
-    return [
-        member
-        for value in values(headers, name)
-        for part in value.split(b",")
-        if (member := part.strip(b" \t").lower())
-    ]
+    found = values(headers, name)
+    return found and [member for value in found for part in value.split(b",") if (member := part.strip(b" \t").lower())]
 
 
 def encode_head(start_line: bytes, headers: Iterable[Header]) -> bytes:
@@ -135,18 +151,24 @@ def encode_last_chunk(trailers: Iterable[Header] = ()) -> bytes:
     return encode_head(b"0", trailers)
 
 
-def parse_fields(lines: list[bytes]) -> Headers:
+def parse_fields(lines: list[bytes]) -> Fields:
     """Field lines as pairs. Raises `HTTPViolation`; folded lines (`obs-fold`) are refused."""
-    if len(lines) > MAX_FIELDS:
+    return parse_block(b"\r\n".join(lines)) if lines else Fields()
+
+
+def parse_block(block: bytes) -> Fields:
+    """The same, of at least one line, from lines joined by CRLF."""
+    count = block.count(b"\r\n") + 1
+    if count > MAX_FIELDS:
         raise HTTPViolation("too many header fields", 431)
-    fields = []
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or _NAME.fullmatch(name) is None:
-            raise HTTPViolation("malformed header field")
-        value = value.lstrip(b" \t")
-        fields.append((name, value.rstrip(b" \t") if name.lower() in _STRUCTURAL else value))
-    return tuple(fields)
+    found: list[Header] = _FIELD.findall(block)
+    if len(found) != count:  # a line matches once, or not at all
+        raise HTTPViolation(
+            "control character in a header field" if _FORBIDDEN.search(block) else "malformed header field"
+        )
+    if b" \r\n" in block or b"\t\r\n" in block or block.endswith((b" ", b"\t")):
+        found = [(name, value.rstrip(b" \t") if name.lower() in _STRUCTURAL else value) for name, value in found]
+    return Fields(found)
 
 
 class MessageReader(Codec[HTTPEvent]):
@@ -219,12 +241,10 @@ class MessageReader(Codec[HTTPEvent]):
         head = data[position:end]
         if len(head) > MAX_HEAD:
             raise HTTPViolation("header block too large", 431)
-        if _FORBIDDEN.search(head):
-            raise HTTPViolation("control character in a message head")
-        start_line, *lines = head.split(b"\r\n")
+        start_line, more, block = head.partition(b"\r\n")
         if len(start_line) > MAX_START_LINE:
             raise HTTPViolation("start line too long", self.start_line_too_long)
-        self._take_head(start_line, parse_fields(lines))
+        self._take_head(start_line, parse_block(block) if more else Fields())
         return end + 4
 
     def _check_incomplete(self, data: bytes, position: int) -> None:
@@ -314,9 +334,7 @@ class MessageReader(Codec[HTTPEvent]):
                 raise HTTPViolation("line feed without carriage return")
             return -1
         block = data[position:end]
-        if _FORBIDDEN.search(block):
-            raise HTTPViolation("control character in trailers")
-        self._end(parse_fields(block.split(b"\r\n")))
+        self._end(parse_block(block))
         return end + 4
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import secrets
 from collections.abc import Coroutine
 from typing import Any
 
@@ -28,7 +28,7 @@ class Forwarder:
     @staticmethod
     def new_id() -> str:
         """An id for a request that brought none."""
-        return str(uuid.uuid4())
+        return secrets.token_hex(16)
 
     @property
     def in_flight(self) -> int:

@@ -105,4 +105,4 @@ def caller_headers(
 
 def passing_trailers(trailers: tuple[Header, ...]) -> tuple[Header, ...]:
     """Trailers without the fields that mean something else before the body than after it (RFC 9110 6.5.1)."""
-    return tuple(header for header in trailers if header[0].lower() not in _TRAILER_DROPPED)
+    return trailers and tuple(header for header in trailers if header[0].lower() not in _TRAILER_DROPPED)

@@ -18,6 +18,7 @@ from qanat.net.http1 import (
     encode_chunk,
     encode_head,
     encode_last_chunk,
+    tokens,
 )
 from qanat.proxy.errors import BadRequest, HeadersTooLarge, ProxyError, Reply, URITooLong, to_reply
 from qanat.proxy.exchange import Exchange
@@ -104,7 +105,7 @@ class HTTP1Inbound(Inbound):
         except ProxyError as error:
             self._refuse_with(error)
             return
-        if any(value.lower() == b"close" for name, value in request.headers if name.lower() == b"connection"):
+        if b"close" in tokens(request.headers, b"connection"):
             self._close_after = True
         self._exchange = Exchange(self._forwarder, self, request, self._sni)
         self._exchange.start()

@@ -28,6 +28,7 @@ class RequestRecord:
     """Gathers what the two lines say."""
 
     __slots__ = (
+        "_fields",
         "_metrics",
         "_started",
         "_ttfb",
@@ -47,11 +48,13 @@ class RequestRecord:
         self._started, self._ttfb = time.monotonic(), 0.0
         self.route, self.upstream, self.error_type = "", "", ""
         self.status = self.bytes_in = self.bytes_out = 0
+        self._fields: dict[str, object] = {}
 
     def begin(self) -> None:
         """The request is about to be forwarded, or refused."""
         if log.enabled("info"):
-            log.info("request started", **self._fields())
+            self._fields = self._make_fields()
+            log.info("request started", **self._fields)
         if log.enabled("debug"):
             names = [name.decode("latin-1") for name, _ in self.request.headers]
             log.debug("request headers", request_id=self.request_id, names=names)
@@ -77,7 +80,7 @@ class RequestRecord:
         if log.enabled("info"):
             log.info(
                 "request finished",
-                **self._fields(),
+                **(self._fields or self._make_fields()),
                 status=self.status,
                 bytes_in=self.bytes_in,
                 bytes_out=self.bytes_out,
@@ -97,7 +100,7 @@ class RequestRecord:
         if self.error_type.startswith("upstream"):
             metrics.upstream_errors.labels(route, self.error_type).inc()
 
-    def _fields(self) -> dict[str, object]:
+    def _make_fields(self) -> dict[str, object]:
         request = self.request
         fields: dict[str, object] = {
             "request_id": self.request_id,

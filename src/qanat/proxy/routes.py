@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Authority:
         return self.host if self.port == 443 else f"{self.host}:{self.port}"
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_authority(text: str) -> Authority:
     """Read a `Host` value. Raises `BadHost`."""
     match = _AUTHORITY.fullmatch(text)

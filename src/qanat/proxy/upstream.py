@@ -83,6 +83,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._listener: ResponseListener | None = None
         self._request_done = self._keep_alive = False
         self._framing = Framing.NONE
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: list[bytes] = []
+        self._poll: select.poll | None = None
         self._paused = self._full = self._lost = False
 
     # Called by the transport below.
@@ -173,11 +176,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = False
         self._reader.expect(method)
         lines = [*headers, (b"Transfer-Encoding", b"chunked")] if framing is Framing.CHUNKED else headers
-        self.transport.write(encode_head(b"%b %b HTTP/1.1" % (method, target), lines))
+        self._write(encode_head(b"%b %b HTTP/1.1" % (method, target), lines))
 
     def send_body(self, data: bytes) -> None:
         """Send a piece of the request's body."""
-        self.transport.write(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
+        self._write(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
 
     def end_body(self, trailers: Headers) -> None:
         """The request is complete."""
@@ -185,7 +188,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._request_done = True
         if self._framing is Framing.CHUNKED:
-            self.transport.write(encode_last_chunk(trailers))
+            self._write(encode_last_chunk(trailers))
 
     def pause_reading(self) -> None:
         """The caller takes no more for now."""
@@ -210,17 +213,27 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._lost:
             self.transport.close()
 
+    def _write(self, data: bytes) -> None:
+        """Write at the end of the loop's turn: head and body in one call, and the upstream is woken once for many."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(data)
+
+    def _flush(self) -> None:
+        data, self._outgoing = b"".join(self._outgoing), []
+        if not self._lost and not self.transport.is_closing():
+            self.transport.write(data)
+
     @property
     def stale(self) -> bool:
         """Whether the upstream has closed this idle connection or said something on it, the loop not knowing yet."""
         if self._lost or self.transport.is_closing():
             return True
-        descriptor = self.transport.get_extra_info("socket")
-        if descriptor is None:
-            return False
-        poll = select.poll()
-        poll.register(descriptor.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        if self._poll is None:
+            self._poll = select.poll()
+            if (descriptor := self.transport.get_extra_info("socket")) is not None:
+                self._poll.register(descriptor.fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
 
     def _dispatch(self) -> None:
         for event in self._reader.events_received():

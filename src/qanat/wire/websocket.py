@@ -116,9 +116,23 @@ class WebSocketCodec(Codec[WebSocketEvent]):
         self._queue(_CLOSE, close_code.to_bytes(2, "big") + reason.encode("ascii", "replace")[: MAX_CONTROL - 2])
 
     def receive_data(self, data: bytes) -> None:
+        if self._remaining < 0 and not self._buffer and self._take_lone_message(data):
+            return
         self._buffer.feed(data)
         while not self._closed and self._step():
             pass
+
+    def _take_lone_message(self, data: bytes) -> bool:
+        """The usual case, which needs no buffer: `data` is one whole message of 126 to 65,535 bytes."""
+        masked = self._next_mask is None
+        start = 8 if masked else 4
+        if len(data) <= start or data[0] != _FIN | _BINARY or data[1] != (_MASKED | 126 if masked else 126):
+            return False
+        if len(data) - start != data[2] << 8 | data[3] or self._in_message or self._closed:
+            return False
+        payload = bytes(data[start:])
+        self._events.append(PayloadReceived(apply_mask(payload, data[4:8]) if masked else payload))
+        return True
 
     def _step(self) -> bool:
         if self._remaining < 0 and not self._take_header():

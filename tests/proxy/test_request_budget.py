@@ -1,0 +1,125 @@
+"""What a request may cost in the proxy, counted in function calls: the same on every machine, and a number that only
+falls.
+
+From the plaintext of an inner session to the upstream's socket and back, with limits, counters and both log lines.
+Raise the budget only with a reason. What the calls cost in time is measured by `bench/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from dataclasses import dataclass, field
+
+from qanat.log import setup_logging
+from qanat.net.memory import memory_pair
+from qanat.proxy.certificate import load_certificate
+from qanat.proxy.inner_http1 import HTTP1Inbound
+from qanat.proxy.proxy import Proxy
+from qanat.proxy.upstream import UpstreamConnection
+from tests.support.calls import counted
+from tests.support.proxy import DOMAIN, TestPKI, make_config
+from tests.support.requirements import requirement
+
+PER_REQUEST = 470.0
+"""Calls for a request of six fields and 1 KB, and an answer of two fields and 1 KB."""
+
+BODY = b"q" * 1024
+REQUEST = (
+    b"POST /mcp HTTP/1.1\r\nHost: echo.%b\r\nContent-Type: application/json\r\nMcp-Session-Id: 4711\r\n"
+    b"Accept: application/json, text/event-stream\r\nAuthorization: Bearer abc\r\nContent-Length: %d\r\n\r\n%b"
+) % (DOMAIN.encode(), len(BODY), BODY)
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+
+
+class Answers(asyncio.Protocol):
+    """The upstream: the same answer to every request."""
+
+    transport: asyncio.BaseTransport
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        if data.endswith(BODY):
+            assert isinstance(self.transport, asyncio.Transport)
+            self.transport.write(ANSWER)
+
+
+@dataclass
+class OnePool:
+    """A pool of one connection."""
+
+    idle: list[UpstreamConnection] = field(default_factory=list)
+    open: int = 1
+
+    def take(self) -> UpstreamConnection | None:
+        return self.idle.pop()
+
+    async def connect(self) -> UpstreamConnection:
+        raise AssertionError("there is only one connection")
+
+    def close(self) -> None: ...
+
+    async def wait_closed(self) -> None: ...
+
+
+class Session(asyncio.Protocol):
+    """The caller."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self.more = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.answers += data.count(b"HTTP/1.1 200 OK")
+        self.more.set()
+
+
+@dataclass
+class Scene:
+    """A proxy between a caller and an upstream, all in memory."""
+
+    pki: TestPKI
+    session: Session = field(default_factory=Session)
+
+    def __post_init__(self) -> None:
+        config = make_config(self.pki, {"echo": "http://127.0.0.1:1"})
+        self.proxy = Proxy(config, load_certificate(self.pki.cert_file, self.pki.key_file))
+        pool = OnePool()
+        upstream = UpstreamConnection("127.0.0.1", pool.idle.append)
+        memory_pair(upstream, Answers())
+        pool.idle.append(upstream)
+        self.proxy.routes["echo"].pool = pool
+        inbound = HTTP1Inbound(self.proxy.forwarder, 60.0, f"echo.{DOMAIN}")
+        self.caller, _ = memory_pair(self.session, inbound)
+
+    async def ask(self, times: int) -> None:
+        """So many requests, one after the other."""
+        for wanted in range(self.session.answers + 1, self.session.answers + times + 1):
+            self.caller.write(REQUEST)
+            while self.session.answers < wanted:
+                self.session.more.clear()
+                await self.session.more.wait()
+
+
+@requirement("proxy:budget")
+async def test_a_request_stays_within_its_budget(pki: TestPKI) -> None:
+    before = logging.getLogger().handlers[:]
+    setup_logging("info", stream=io.StringIO())
+    scene = Scene(pki)
+    try:
+        await scene.ask(1)  # fills caches
+        one = await counted(scene.ask(1))
+        many = await counted(scene.ask(101))
+    finally:
+        logging.getLogger().handlers[:] = before
+        scene.caller.close()
+        await scene.proxy.close()
+    assert (many - one) / 100 <= PER_REQUEST
