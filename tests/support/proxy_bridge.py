@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -16,16 +16,19 @@ from qanat.net.splice import splice
 from qanat.net.websocket import WebSocketClient
 from tests.support.proxy import DOMAIN, WAIT, TunnelEnd, upgrade
 
+Dial = Callable[[], Awaitable[asyncio.Transport]]
+"""A new way into the tunnel."""
+
 
 class Bridge:
     """A local TCP port whose connections come out as tunnel streams.
 
-    Any TLS client can use it; with `sni` the bridge does the inner TLS itself and its port takes plain text.
+    Any TLS client can use it; when `dial` does the inner TLS itself, its port takes plain text.
     """
 
-    def __init__(self, end: TunnelEnd, sni: str = "") -> None:
+    def __init__(self, dial: Dial) -> None:
         self.port = 0
-        self._end, self._sni = end, sni
+        self._dial = dial
         self._locals: set[asyncio.Transport] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -44,13 +47,6 @@ class Bridge:
         splice(transport, far)
         far.write(early())
         self._locals.add(transport)
-
-    async def _dial(self) -> asyncio.Transport:
-        if self._sni:
-            return (await self._end.connect("http/1.1", sni=self._sni)).tls
-        holder = WebSocketClient(asyncio.Protocol())
-        await upgrade(self._end.address, holder)
-        return holder
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -79,9 +75,9 @@ class _Local(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def bridge_running(end: TunnelEnd, sni: str = "") -> AsyncIterator[Bridge]:
+async def local_port(dial: Dial) -> AsyncIterator[Bridge]:
     """A bridge on a port of its own."""
-    bridge = Bridge(end, sni)
+    bridge = Bridge(dial)
     server = await asyncio.get_running_loop().create_server(lambda: _Local(bridge), "127.0.0.1", 0)
     bridge.port = server.sockets[0].getsockname()[1]
     try:
@@ -89,6 +85,19 @@ async def bridge_running(end: TunnelEnd, sni: str = "") -> AsyncIterator[Bridge]
     finally:
         server.close()
         await bridge.close()
+
+
+def bridge_running(end: TunnelEnd, sni: str = "") -> AbstractAsyncContextManager[Bridge]:
+    """A bridge to a proxy; with `sni` the bridge does the inner TLS."""
+
+    async def dial() -> asyncio.Transport:
+        if sni:
+            return (await end.connect("http/1.1", sni=sni)).tls
+        holder = WebSocketClient(asyncio.Protocol())
+        await upgrade(end.address, holder)
+        return holder
+
+    return local_port(dial)
 
 
 class ThroughBridge(httpx2.AsyncBaseTransport):
