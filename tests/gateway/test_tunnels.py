@@ -123,7 +123,7 @@ async def test_a_bare_tunnel_domain_is_refused(both: Both) -> None:
 
 
 async def test_a_certificate_taken_away_ends_the_trust(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qanat.gateway.reach.RECORD_LIFETIME", 0.0)
+    monkeypatch.setattr("qanat.gateway.records.BLIND_LIFETIME", 0.0)
     await both.ask(both.b.url("wiki"), "sk-b")
     trusted = both.b.record
     other = trusted.model_copy(update={"ca_certificates": both.a.record.ca_certificates})

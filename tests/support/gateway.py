@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from qanat.api.internal import Principal, TunnelRecord
+from qanat.api.internal import Change, Principal, TunnelRecord
 from qanat.config import validate
 from qanat.gateway.config import GatewayConfig
 from qanat.gateway.demo_model import as_events
@@ -51,6 +51,11 @@ class DictControl:
 
     async def by_domain(self, domain: str) -> TunnelRecord | None:
         return self.tunnels.get(domain)
+
+    async def changes(self, after: int | None) -> AsyncIterator[Change]:
+        """Nothing ever changes here, as far as anybody is told."""
+        await asyncio.Event().wait()
+        yield Change(cursor=1, kind="reset")
 
 
 def text(value: str) -> Block:

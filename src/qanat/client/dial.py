@@ -81,6 +81,16 @@ async def dial_transport(
         raise TunnelFailed("connect_timeout", "edge", "connecting took too long", may_retry=True) from None
 
 
+async def ask_edge(edge: Edge, host: str, timeout: float) -> None:
+    """The first half of a dial, up to the edge's answer. Raises `TunnelFailed`."""
+    try:
+        async with asyncio.timeout(timeout):
+            websocket = await _dial_websocket(edge, host, timeout)
+    except TimeoutError:
+        raise TunnelFailed("connect_timeout", "edge", "connecting took too long", may_retry=True) from None
+    websocket.abort()
+
+
 def tunnel_domain(host: str) -> str:
     """The tunnel's domain: `host` without its route. The name of outer TLS, for two reasons: the edge's certificate is
     a wildcard of one label over all tunnel domains, and nobody on the way learns which routes exist."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from qanat.api.internal import Principal, TunnelRecord
+from qanat.api.internal import Change, Principal, TunnelRecord
 from qanat.errors import QanatError
 from qanat.gateway.errors import APIError
 from qanat.ids import WorkspaceID
@@ -29,6 +29,8 @@ class ControlPlane(Protocol):
     async def authenticate(self, credential: str, workspace_id: WorkspaceID | None = None) -> Principal | None: ...
 
     async def by_domain(self, domain: str) -> TunnelRecord | None: ...
+
+    def changes(self, after: int | None) -> AsyncIterator[Change]: ...
 
 
 @dataclass(frozen=True, slots=True)

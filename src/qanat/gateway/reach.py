@@ -6,7 +6,8 @@ tunnel is unknown, archived or somebody else's: the caller sees the same refusal
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,19 +19,21 @@ from cryptography import x509
 
 from qanat.api.internal import TunnelRecord
 from qanat.client import Edge, TunnelFailed, TunnelTransport, outer_context
+from qanat.client.dial import ask_edge
+from qanat.client.transport import CONNECT_TIMEOUT
 from qanat.errors import QanatError
 from qanat.gateway.access import Caller, ControlPlane
 from qanat.gateway.config import EdgeSection, GatewayConfig
 from qanat.gateway.egress import DirectTransport, EgressPolicy
 from qanat.gateway.errors import invalid
+from qanat.gateway.records import Records
 from qanat.gateway.request import Server
+from qanat.ids import TunnelID
 from qanat.log import get_logger
 from qanat.pki.material import CertificateRefused, load_certificate
 
 log = get_logger("qanat.gateway")
 MAX_POOLS = 256
-RECORD_LIFETIME = 4.0
-"""Seconds a tunnel's record is used again without asking: certificate changes take no longer than this."""
 
 
 @dataclass(eq=False)
@@ -44,21 +47,30 @@ class Unreachable(QanatError):
 
 
 @dataclass
+class ClosedTransport(httpx2.AsyncBaseTransport):
+    """The way to a tunnel that may not be used. It takes the steps to one that is not connected, so that neither text
+    nor time tells whether there is such a tunnel: the edge is asked for a name that nobody has."""
+
+    edge: Edge
+    nowhere: str
+    reason: str
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        timeout = request.extensions.get("timeout", {}).get("connect") or CONNECT_TIMEOUT
+        with contextlib.suppress(TunnelFailed):
+            await ask_edge(self.edge, self.nowhere, timeout)
+        raise TunnelFailed("tunnel_not_usable", "edge", self.reason)
+
+
+@dataclass
 class Pool:
     """The connections of one workspace to one tunnel host, trusting one set of CA certificates."""
 
     transport: TunnelTransport
     trusted: tuple[str, ...]
+    """Empty once the tunnel no longer vouches for these connections."""
     users: int = 0
     retired: bool = False
-
-
-@dataclass
-class KnownRecord:
-    """What the control plane said about a tunnel, for one caller scope."""
-
-    record: TunnelRecord | None
-    expires: float
 
 
 @dataclass
@@ -69,12 +81,14 @@ class Reach:
     control: ControlPlane
     edge: Edge | None = None
     policy: EgressPolicy = field(init=False)
+    records: Records = field(init=False)
 
     def __post_init__(self) -> None:
         self.policy = EgressPolicy(self.config.direct_egress)
         self._direct: DirectTransport | None = None
         self._pools: OrderedDict[tuple[str, str, str], Pool] = OrderedDict()
-        self._records: OrderedDict[tuple[str, str, str], KnownRecord] = OrderedDict()
+        self.records = Records(self.control, self.revise)
+        self._nowhere = f"route.{os.urandom(16).hex()}.{self.base_domain}"
         if self.edge is None and self.config.edge is not None:
             self.edge = to_edge(self.config.edge)
 
@@ -118,8 +132,13 @@ class Reach:
                 self._direct = DirectTransport(self.policy, self.config.direct_egress)
             yield self._direct
             return
-        record = await self._usable_record(caller, domain)
-        pool = await self._pool((*caller.scope, host), record)
+        found = await self._find(caller.scope, domain)
+        if self.edge is None:
+            raise Unreachable("no edge is configured")
+        if isinstance(found, str):
+            yield ClosedTransport(self.edge, self._nowhere, found)
+            return
+        pool = await self._pool((*caller.scope, host), found)
         pool.users += 1
         try:
             yield pool.transport
@@ -128,37 +147,44 @@ class Reach:
             if pool.retired and not pool.users:
                 await pool.transport.aclose()
 
-    async def _usable_record(self, caller: Caller, domain: str) -> TunnelRecord:
-        record = await self._record((*caller.scope, domain))
-        principal = caller.principal
-        if record is None:
-            raise Unreachable("no such tunnel")
-        if (record.organization_id, record.workspace_id) != (principal.organization_id, principal.workspace_id):
-            raise Unreachable("the tunnel belongs to another workspace")
-        if record.archived:
-            raise Unreachable("the tunnel is archived")
-        if not record.ca_certificates:
-            raise Unreachable("no CA certificate is registered on the tunnel")
-        if self.edge is None:
-            raise Unreachable("no edge is configured")
-        return record
+    def tunnel_id(self, caller: Caller, host: str) -> TunnelID | None:
+        """The tunnel a host was last found behind; None for other hosts, and for tunnels that are not the caller's."""
+        domain = self.tunnel_domain(host)
+        record = self.records.known((*caller.scope, domain)) if domain is not None else None
+        mine = (caller.principal.organization_id, caller.principal.workspace_id)
+        return record.id if record is not None and (record.organization_id, record.workspace_id) == mine else None
 
-    async def _record(self, key: tuple[str, str, str]) -> TunnelRecord | None:
-        now = asyncio.get_running_loop().time()
-        known = self._records.get(key)
-        if known is not None and now < known.expires:
-            return known.record
+    async def owns(self, caller: Caller, host: str) -> bool:
+        """Whether a host is behind a tunnel that this caller may use, now."""
+        domain = self.tunnel_domain(host)
+        return domain is not None and not isinstance(await self._find(caller.scope, domain), str)
+
+    async def _find(self, scope: tuple[str, str], domain: str) -> TunnelRecord | str:
+        """The record of a tunnel that may be used, or why it may not."""
         try:
-            record = await self.control.by_domain(key[2])
+            record = await self.records.get((*scope, domain))
         except QanatError as error:
-            if known is not None:
-                return known.record  # fail static
-            raise Unreachable(f"control plane unavailable: {error}") from None
-        self._records[key] = KnownRecord(record, now + RECORD_LIFETIME)
-        self._records.move_to_end(key)
-        while len(self._records) > 4 * MAX_POOLS:
-            self._records.popitem(last=False)
-        return record
+            return f"control plane unavailable: {error}"
+        if record is None:
+            return "no such tunnel"
+        if (record.organization_id, record.workspace_id or "") != scope:
+            return "the tunnel belongs to another workspace"
+        if record.archived:
+            return "the tunnel is archived"
+        return record if record.ca_certificates else "no CA certificate is registered on the tunnel"
+
+    async def revise(self, domain: str | None) -> None:
+        """A tunnel changed, or any may have: connections that it no longer vouches for end, those in use as well."""
+        for key in list(self._pools):
+            tunnel = self.tunnel_domain(key[2])
+            if tunnel is None or domain not in (None, tunnel):
+                continue
+            found = await self._find(key[:2], tunnel)
+            pool = self._pools.get(key)
+            if pool is not None and (isinstance(found, str) or found.ca_certificates != pool.trusted):
+                pool.trusted = ()  # requests that still hold it make no new connection
+                await self._retire(key)
+                await pool.transport.aclose()
 
     async def _pool(self, key: tuple[str, str, str], record: TunnelRecord) -> Pool:
         pool = self._pools.get(key)
@@ -170,9 +196,9 @@ class Reach:
             anchors = load_anchors(record.ca_certificates)
 
             async def trusted(_: str) -> Sequence[x509.Certificate]:
-                return anchors
+                return anchors if fresh.trusted else []
 
-            pool = self._pools[key] = Pool(TunnelTransport(self.edge, trusted), record.ca_certificates)
+            pool = fresh = self._pools[key] = Pool(TunnelTransport(self.edge, trusted), record.ca_certificates)
         self._pools.move_to_end(key)
         while len(self._pools) > MAX_POOLS:
             await self._retire(next(iter(self._pools)))

@@ -69,6 +69,7 @@ async def serve(
         metrics = Metrics()
         reach = Reach(config, plane, edge)
         stack.push_async_callback(reach.aclose)
+        await stack.enter_async_context(followed(reach))
         cache = ToolCache(config.tool_cache.total_seconds())
         answering = Answering(config, Models(config, http), reach, cache, metrics)
         if config.oauth is not None:
@@ -84,6 +85,17 @@ async def serve(
         log.info("gateway listening", address=f"{address[0]}:{address[1]}", models=list(config.models))
         yield Gateway(f"{scheme}://{address[0]}:{address[1]}", address, metrics, metrics_address)
         log.info("gateway stopping")
+
+
+@asynccontextmanager
+async def followed(reach: Reach) -> AsyncIterator[None]:
+    """Hear of changed tunnels for as long as the context lasts."""
+    task = asyncio.create_task(reach.records.follow(), name="changes")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def to_control_client(section: ControlSection) -> ControlClient:

@@ -31,7 +31,7 @@ from qanat.gateway.oauth.model import Credential, Endpoints, OAuthClient, SignIn
 from qanat.gateway.oauth.store import Key, Registration, Store, Stored, load_master_key
 from qanat.gateway.oauth.token_endpoint import RefreshRefused
 from qanat.gateway.oauth.tunnel_config import TunnelOAuth, problems
-from qanat.gateway.reach import Reach, Unreachable
+from qanat.gateway.reach import Reach
 from qanat.log import get_logger
 
 log = get_logger("qanat.gateway")
@@ -130,11 +130,8 @@ class Vaults:
         own: set[str] = set()
         for url in (config.token_endpoint, config.registration_endpoint):
             host = (urlsplit(url).hostname or "").lower() if url else ""
-            try:
-                async with self._reach.transport(caller, host):
-                    own.add(host)
-            except Unreachable:
-                continue
+            if await self._reach.owns(caller, host):
+                own.add(host)
         found = problems(config, lambda host: self._reach.tunnel_domain(host) is not None, own.__contains__)
         if found:
             raise SignInFailed("invalid_tunnel_oauth", "; ".join(found))
