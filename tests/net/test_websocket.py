@@ -190,3 +190,30 @@ def test_any_sequence_of_writes_arrives_as_one_stream(pieces: list[bytes]) -> No
         return bytes(pair.server.data)
 
     assert asyncio.run(send()) == b"".join(pieces)
+
+
+async def test_a_peer_that_pings_and_never_reads_does_not_fill_our_memory() -> None:
+    peer = Peer()
+    peer.end.pause_reading()
+    below = peer.layer.below
+    for _ in range(40):
+        for _ in range(500):
+            peer.codec.send_ping(bytes(125))
+        peer.send()
+        await settle()
+    assert below.get_write_buffer_size() <= 2 * HIGH_WATER
+    peer.end.resume_reading()
+    await peer.events(1)
+    peer.codec.send_ping(b"still there?")
+    peer.send()
+    await peer.raw.wait_until(lambda: peer.raw.data.endswith(b"still there?"))
+
+
+@pytest.mark.parametrize("ending", [b"\x88\x82\x00\x00\x00\x00\x03\xe8", b"\x81\x80mask"])
+async def test_a_peer_that_ends_and_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch, ending: bytes) -> None:
+    monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.02)
+    peer = Peer()
+    peer.end.pause_reading()
+    peer.above.transport.write(bytes(HIGH_WATER))
+    peer.end.write(ending)
+    await peer.above.wait_for("lost")

@@ -59,6 +59,7 @@ class WebSocketLayer(Layer):
         self._codec = codec
         self._closing = False
         self._close_seen = False
+        self._full = False
         self._failure: Exception | None = None
         self._last_heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -79,8 +80,17 @@ class WebSocketLayer(Layer):
             self._fail(violation)
             return
         self._hear_events()
-        if outgoing := codec.data_to_send():  # Pongs
+        # Pongs. A peer that pings and never reads must not fill our memory: it gets none while it is behind.
+        if (outgoing := codec.data_to_send()) and not self._full:
             self.below.write(outgoing)
+
+    def pause_writing(self) -> None:
+        self._full = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        super().resume_writing()
 
     def _hear_events(self) -> None:
         for event in self._codec.events_received():
@@ -100,7 +110,7 @@ class WebSocketLayer(Layer):
             self.above.eof_received()
             if not self._closing:  # the protocol above may have closed meanwhile, and so sent our Close
                 self._send_close(NORMAL, "")
-        self.below.close()
+        self._close_below()
 
     def eof_received(self) -> bool | None:
         if not self._close_seen:
@@ -137,9 +147,7 @@ class WebSocketLayer(Layer):
         if self._closing:
             return
         self._send_close(close_code, reason)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self.below.abort)
+        self._abort_later()
 
     def is_closing(self) -> bool:
         return self._closing or self.below.is_closing()
@@ -157,15 +165,26 @@ class WebSocketLayer(Layer):
         self._failure = violation
         if not self._closing:
             self._send_close(violation.close_code, "")
+        self._close_below()
+
+    def _close_below(self) -> None:
+        """Close once all is sent, or soon anyway: a peer that does not read would keep the connection for ever."""
+        self._abort_later()
         self.below.close()
+
+    def _abort_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self.below.abort)
 
     def _keep_alive(self) -> None:
         if self._loop.time() - self._last_heard > DEAD_AFTER and self.below.is_reading():
             self._failure = WebSocketClosed(ABNORMAL, "nothing heard from the peer")
             self.below.abort()
             return
-        self._codec.send_ping()
-        self.below.write(self._codec.data_to_send())
+        if not self._full:
+            self._codec.send_ping()
+            self.below.write(self._codec.data_to_send())
         self._timer = self._loop.call_later(PING_EVERY, self._keep_alive)
 
 
