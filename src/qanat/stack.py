@@ -223,6 +223,10 @@ class Stack:
         await self._run_setup()
         self.say(f"proxy for *.{self.tunnel_domain}")
         self.proxy = await self._part("proxy", proxy.serve(self._proxy_config()))
+        await self.start_connector()
+
+    async def start_connector(self) -> None:
+        """Start the connector, for the first time or after it was stopped. Raises `PartFailed`."""
         self.say("connector: dialling the edge")
         self.connector = await self._part("connector", connector.serve(self._connector_config()))
         try:

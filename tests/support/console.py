@@ -28,7 +28,7 @@ class Person:
         assert found is not None
         return found[1]
 
-    def post(self, path: str, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
+    def post(self, path: str, /, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
         """Send a form with the session's token, unless `csrf` says otherwise."""
         data = {"csrf": self.csrf(), **fields}
         return self.client.post(f"/console{path}", data=data, headers=headers or {}, follow_redirects=True)

@@ -17,7 +17,7 @@ from uuid import UUID
 import httpx2
 from pydantic import SecretStr, ValidationError
 
-from qanat.api.internal import Change, Credential, EventBatch, Message, Principal, TunnelRecord
+from qanat.api.internal import Change, Credential, EventBatch, Message, Principal, TunnelRecord, Watches
 from qanat.errors import QanatError
 from qanat.ids import WorkspaceID
 
@@ -90,6 +90,12 @@ class ControlClient:
     async def send_events(self, batch: EventBatch) -> None:
         """Hand over at most 1,000 events. Raises `ControlUnavailable`."""
         await self._request("POST", "/internal/v1/events", body=batch.model_dump_json())
+
+    async def watches(self) -> Watches:
+        """The routes to probe. Raises `ControlUnavailable`."""
+        response = await self._request("GET", "/internal/v1/watches")
+        assert response is not None
+        return _read(Watches, response.content)
 
     async def authenticate(self, credential: str, workspace_id: WorkspaceID | None = None) -> Principal | None:
         """Who the credential stands for; None when unknown or expired. Raises `ControlUnavailable`."""

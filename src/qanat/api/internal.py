@@ -5,6 +5,7 @@
 | `GET /internal/v1/tunnels?uuid=` or `?domain=` | edge, gateway | `TunnelRecord`, 404 when unknown |
 | `GET /internal/v1/changes?after=` | edge, gateway | endless NDJSON of `Change`; a heartbeat every 5 s |
 | `POST /internal/v1/events` (`EventBatch`) | edge, gateway | 204 |
+| `GET /internal/v1/watches` | gateway | `Watches`: the routes to probe |
 | `POST /internal/v1/authenticate` (`Credential`) | gateway | `Principal`, 401 when unknown or expired |
 
 Every call carries `Authorization: Bearer <service key>`. Records hold no secret: the tunnel token is present only as
@@ -68,6 +69,7 @@ class Event(Message):
         "connectors_snapshot",
         "traffic",
         "call",
+        "canary",
     ]
     node: str
     tunnel_id: TunnelID | None = None
@@ -78,6 +80,23 @@ class EventBatch(Message):
     """At most 1,000 events."""
 
     events: tuple[Event, ...]
+
+
+class Watch(Message):
+    """A route of a tunnel whose health operators want to know."""
+
+    tunnel_id: TunnelID
+    domain: str
+    route: str
+    """The host's labels before the domain."""
+    path: str
+    """Begins with a slash."""
+
+
+class Watches(Message):
+    """All that a gateway shall probe."""
+
+    watches: tuple[Watch, ...]
 
 
 class Credential(Message):

@@ -285,6 +285,21 @@ class Connector(Noun):
     fields: dict[str, object]
 
 
+class WatchedRoute(Noun):
+    """A route that gateways probe. `ok` is None while no fresh verdict is known."""
+
+    route: str
+    path: str
+    source: str
+    ok: bool | None
+    hop: str | None
+    """The hop that failed."""
+    error: str | None
+    times: dict[str, object]
+    changed_at: Timestamp | None
+    seen_at: Timestamp | None
+
+
 class TrafficPoint(Noun):
     """What a tunnel did in one step of time. `duration_ms` is the sum over its calls."""
 

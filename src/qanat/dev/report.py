@@ -200,3 +200,5 @@ def listeners(stack: Stack) -> Iterator[str]:
     yield f"  gateway {stack.gateway.url}   control plane {stack.control.url}"
     yield f"  edge: clients {join(stack.edge.client_address)}, connectors {join(stack.edge.connector_address)}"
     yield f"  proxy {join(stack.proxy.address)}   files {stack.directory}"
+    credential = stack.directory / "control/bootstrap.token"
+    yield f"  console {stack.control.url}/console/   sign in with what stands in {credential}"

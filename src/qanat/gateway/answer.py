@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qanat.gateway.access import Caller
+from qanat.gateway.calls import CallReport
 from qanat.gateway.config import GatewayConfig
 from qanat.gateway.errors import invalid
+from qanat.gateway.events import EventQueue
 from qanat.gateway.history import pending_calls, to_upstream
 from qanat.gateway.loop import OWN_FIELDS, Conversation, Emit, LoopLimits, answer
 from qanat.gateway.metrics import Metrics
@@ -40,6 +42,8 @@ class Answering:
     cache: ToolCache
     metrics: Metrics
     vaults: Vaults | None = None
+    events: EventQueue | None = None
+    """Hears of every call through a tunnel."""
 
     def parse(self, body: Any, headers: Mapping[str, str], *, counting: bool = False) -> MessagesRequest:
         """The request in a body, checked as far as that goes without network traffic. Raises `APIError`."""
@@ -90,7 +94,10 @@ class Answering:
 
     def _servers(self, request: MessagesRequest, caller: Caller, request_id: str) -> Servers:
         vault = OpenVault(self.vaults, caller, request.vault) if self.vaults is not None and request.vault else None
-        return Servers(request, caller, self.reach, self.cache, self.config.limits, self.metrics, request_id, vault)
+        report = CallReport(self.events, self.reach, caller) if self.events is not None else None
+        return Servers(
+            request, caller, self.reach, self.cache, self.config.limits, self.metrics, request_id, vault, report
+        )
 
     def _table(self, request: MessagesRequest, listings: Mapping[str, Listing], request_id: str) -> ToolTable:
         table = build_table(request, listings)

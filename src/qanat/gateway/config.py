@@ -146,11 +146,23 @@ class Limits(Section):
     """Of one answer of an MCP server, before anything is cut."""
 
 
+class CanarySection(Section):
+    """Probes of the routes that operators watch."""
+
+    enabled: bool = True
+    interval: Duration = timedelta(seconds=3)
+    """From one round to the next. A verdict that is not renewed for ten seconds counts as unknown."""
+    timeout: Duration = timedelta(seconds=4)
+    """How long one probe may take."""
+
+
 class GatewayConfig(Section):
     """The whole file."""
 
     listen: str = "127.0.0.1:8788"
     """Where callers connect to, `host:port`."""
+    name: str = Field(default="gateway", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """How operators know this gateway from others."""
     tls: TLSFiles | None = None
     """Without it the gateway speaks plain HTTP: for loopback, or behind a proxy of your own."""
     metrics: str | None = None
@@ -161,6 +173,7 @@ class GatewayConfig(Section):
     models: dict[str, ModelSection] = Field(default_factory=demo_models)
     direct_egress: DirectEgress = DirectEgress()
     oauth: OAuthSection | None = None
+    canary: CanarySection = CanarySection()
     limits: Limits = Limits()
     tool_cache: Duration = timedelta(seconds=60)
     """How long a server's tool list is kept; 0 turns the cache off."""

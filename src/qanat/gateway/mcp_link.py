@@ -21,6 +21,7 @@ from pydantic import ConfigDict, ValidationError
 
 from qanat import __version__
 from qanat.gateway.config import Limits
+from qanat.gateway.hops import hop_of_answer
 from qanat.gateway.results import ToolResult, failed, from_mcp
 from qanat.gateway.tools import ListedTool, Listing
 from qanat.log import get_logger
@@ -43,6 +44,9 @@ class RawResult(mcp_types.Result):
 class LinkFailed(Exception):
     """The server could not be used. `kind` is `authentication`, `connection` or `protocol`."""
 
+    refusal: tuple[str, str] | None = None
+    """Hop and code, when the tunnel's proxy spoke for itself."""
+
     def __init__(self, kind: str, reason: str, cause: BaseException | None = None) -> None:
         super().__init__(reason)
         self.kind, self.reason, self.cause = kind, reason, cause
@@ -56,12 +60,17 @@ class Observed(httpx2.AsyncBaseTransport):
     max_bytes: int
     statuses: list[int] = field(default_factory=list)
     failure: BaseException | None = None
+    proxy_refusal: tuple[str, str] | None = None
+    """Hop and code, when the last answer was the tunnel's proxy speaking for itself."""
+    bytes_in: int = 0
+    bytes_out: int = 0
     listens: bool = False
     """Whether a stream of server messages is wanted; otherwise it would hold a connection for nothing."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET" and not self.listens and "last-event-id" not in request.headers:
             return httpx2.Response(405)
+        self.bytes_in += int(request.headers.get("content-length", "0"))
         try:
             response = await self.inner.handle_async_request(request)
         except Exception as error:
@@ -69,12 +78,19 @@ class Observed(httpx2.AsyncBaseTransport):
             raise
         if request.method == "POST":
             self.statuses.append(response.status_code)
+            self.proxy_refusal = hop_of_answer(response.headers)
         if 300 <= response.status_code < 400:
             await response.aclose()
             return httpx2.Response(502, text="redirects are refused")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         stream = Bounded(response.stream, self)
         return httpx2.Response(response.status_code, headers=response.headers, stream=stream)
+
+    def take_bytes(self) -> tuple[int, int]:
+        """Bytes of bodies to and from the server since the last time; of calls that ran at once, together."""
+        moved = self.bytes_in, self.bytes_out
+        self.bytes_in = self.bytes_out = 0
+        return moved
 
     @property
     def refused_credentials(self) -> bool:
@@ -92,6 +108,7 @@ class Bounded(httpx2.AsyncByteStream):
         try:
             async for data in self._inner:
                 size += len(data)
+                self._observed.bytes_out += len(data)
                 if size > self._observed.max_bytes:
                     raise httpx2.ReadError("the answer is too large")
                 yield data
@@ -207,6 +224,11 @@ class Link:
             raise self._failure(error) from error
 
     def _failure(self, error: BaseException) -> LinkFailed:
+        failure = self._judge(error)
+        failure.refusal = self.observed.proxy_refusal if self.observed is not None else None
+        return failure
+
+    def _judge(self, error: BaseException) -> LinkFailed:
         """The error as the caller may see it."""
         observed = self.observed
         cause = observed.failure if observed is not None and observed.failure is not None else error

@@ -35,6 +35,9 @@ class Metrics:
             ("host", "kind"),
             registry=registry,
         )
+        self.events_dropped = Counter(
+            "qanat_gateway_events_dropped", "Events the control plane never heard of.", registry=registry
+        )
 
     def observe_call(self, host: str, result: ToolResult, seconds: float) -> None:
         """A tool call has ended."""

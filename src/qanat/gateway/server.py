@@ -22,11 +22,14 @@ from starlette.types import ASGIApp
 
 from qanat.api.control_client import ControlClient
 from qanat.client import Edge
+from qanat.clock import SystemClock
 from qanat.errors import ConfigInvalid
 from qanat.gateway.access import ControlPlane, Gatekeeper
 from qanat.gateway.answer import Answering
 from qanat.gateway.app import GatewayApp
+from qanat.gateway.canary import Canary
 from qanat.gateway.config import ControlSection, GatewayConfig, TLSFiles
+from qanat.gateway.events import EventQueue
 from qanat.gateway.metrics import Metrics
 from qanat.gateway.models import Models
 from qanat.gateway.oauth.vaults import Vaults
@@ -75,6 +78,8 @@ async def serve(
         if config.oauth is not None:
             answering.vaults = Vaults(reach, config.oauth)
             stack.push_async_callback(answering.vaults.aclose)
+        if isinstance(plane, ControlClient):
+            answering.events = await stack.enter_async_context(reporting(config, plane, reach.edge, metrics))
         app = GatewayApp(answering, Gatekeeper(plane))
         address = await stack.enter_async_context(listen(app, config.listen, config, config.tls))
         metrics_address = None
@@ -96,6 +101,24 @@ async def followed(reach: Reach) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def reporting(
+    config: GatewayConfig, plane: ControlClient, edge: Edge | None, metrics: Metrics
+) -> AsyncIterator[EventQueue]:
+    """Tell the control plane of calls and of watched routes, for as long as the context lasts."""
+    events = EventQueue(config.name, SystemClock(), metrics)
+    tasks = [asyncio.create_task(events.run(plane), name="events")]
+    if edge is not None and config.canary.enabled:
+        canary = Canary(plane, edge, config.canary, events)
+        tasks.append(asyncio.create_task(canary.run(), name="canary"))
+    try:
+        yield events
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def to_control_client(section: ControlSection) -> ControlClient:

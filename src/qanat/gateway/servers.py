@@ -13,6 +13,7 @@ import httpx2
 from pydantic import SecretStr
 
 from qanat.gateway.access import Caller
+from qanat.gateway.calls import CallReport, Failure, failure_of, failure_of_result
 from qanat.gateway.config import Limits
 from qanat.gateway.errors import APIError, authentication_failed, connection_failed, server_failed
 from qanat.gateway.mcp_link import Link, LinkFailed
@@ -57,7 +58,9 @@ class Servers:
         metrics: Metrics,
         request_id: str,
         vault: VaultUse | None = None,
+        report: CallReport | None = None,
     ) -> None:
+        self._report = report
         self._vault = vault
         self._caller, self._reach, self._cache = caller, reach, cache
         self._limits, self._metrics, self._request_id = limits, metrics, request_id
@@ -91,13 +94,19 @@ class Servers:
 
     async def _list(self, server: Server) -> Listing:
         now = asyncio.get_running_loop().time()
+        link: Link | None = None
+        problem: Failure | None = Failure("cancelled", "client")
         if self._vault is None and (cached := self._cache.get(self._caller, server, now)) is not None:
             return cached
         try:
             link = await self._link(server)
             listing, hint = await link.list_tools()
+            problem = None
         except LinkFailed as failure:
+            problem = failure_of(failure)
             raise self._refusal(server, failure) from None
+        finally:
+            self._tell(server, "tools/list", None, now, link, problem)
         if self._vault is None:  # what a vault's user may see is not kept
             self._cache.put(self._caller, server, listing, hint, now)
         return listing
@@ -105,19 +114,31 @@ class Servers:
     async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Run a tool; every failure is an error result."""
         started = asyncio.get_running_loop().time()
+        link: Link | None = None
         try:
             async with asyncio.timeout(self._limits.tool_call.total_seconds() + self._limits.connect.total_seconds()):
                 link = await self._link(self._servers[server])
                 result = await link.call(tool, arguments)
+            problem = failure_of_result(link, result)
         except LinkFailed as failure:
             refused = failure.kind == "authentication"
             what = "refused the authorization token" if refused else "could not be reached"
             result = failed(f"The MCP server {what}.")
+            problem = failure_of(failure)
             self._log(self._servers[server], failure)
         except TimeoutError:
             result = failed("The tool call timed out.")
+            problem = Failure("timed out", "upstream")
+        self._tell(self._servers[server], "tools/call", tool, started, link, problem)
         self._metrics.observe_call(self._servers[server].host, result, asyncio.get_running_loop().time() - started)
         return result
+
+    def _tell(
+        self, server: Server, method: str, tool: str | None, started: float, link: Link | None, problem: Failure | None
+    ) -> None:
+        if self._report is not None:
+            seconds = asyncio.get_running_loop().time() - started
+            self._report.ended(server, method, tool, seconds, link, problem)
 
     async def _link(self, server: Server) -> Link:
         """The link to a server, made at first use. Raises `LinkFailed`."""

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from qanat.control.console.pages import Visit, render_part
 from qanat.control.console.plots import plot
-from qanat.control.nouns import Certificate, Connector, OperatorEvent, TrafficPoint, Tunnel
+from qanat.control.nouns import Certificate, Connector, OperatorEvent, TrafficPoint, Tunnel, WatchedRoute
 from qanat.control.operations.pages import PageRequest
 
 STEP, STEPS = timedelta(minutes=1), 60
@@ -38,12 +38,15 @@ class Health:
     verdict: Verdict
     connectors: list[Connector]
     certificates: list[Certificate]
+    routes: list[WatchedRoute]
     calls: list[OperatorEvent]
     plots: list[Markup]
 
 
-def judge(tunnel: Tunnel, certificates: list[Certificate], connections: int, now: datetime) -> Verdict:
-    """Pure: what the facts amount to."""
+def judge(
+    tunnel: Tunnel, certificates: list[Certificate], connections: int, routes: list[WatchedRoute], now: datetime
+) -> Verdict:
+    """Pure: what the facts amount to. The worst of the watched routes counts."""
     if tunnel.archived_at is not None:
         return Verdict("Archived", "", "This tunnel was archived; nothing goes through it any more.")
     trusted = [found for found in certificates if found.archived_at is None]
@@ -54,13 +57,26 @@ def judge(tunnel: Tunnel, certificates: list[Certificate], connections: int, now
         return Verdict("Expired", "bad", "Gateway: refuses calls, because every registered CA certificate has expired.")
     if not connections:
         return Verdict("Not connected", "bad", "Connector: none is connected to any edge.")
-    return Verdict("Connected", "good", f"{connections} connection{'s' if connections > 1 else ''} to the edge.")
+    return _judge_routes(routes) or Verdict(
+        "Connected", "good", f"{connections} connection{'s' if connections > 1 else ''} to the edge."
+    )
+
+
+def _judge_routes(routes: list[WatchedRoute]) -> Verdict | None:
+    for route in routes:
+        if route.ok is False:
+            why = f"{(route.hop or 'unknown hop').capitalize()}: {route.error or 'no answer'}"
+            return Verdict("Down", "bad", f"{why} (route {route.route}{route.path}).")
+    if unknown := [route.route + route.path for route in routes if route.ok is None]:
+        return Verdict("Unknown", "warn", f"Gateway: no fresh word about {', '.join(unknown[:3])}.")
+    return None
 
 
 async def look(visit: Visit, tunnel_id: str) -> Health:
     """The facts, gathered now."""
     operations, actor = visit.operations, visit.actor
     now = operations.context.now()
+    routes = (await operations.watches.of_tunnels([tunnel_id])).get(tunnel_id, [])
     tunnel = await operations.tunnels.retrieve(actor, tunnel_id)
     certificates = (await operations.certificates.list_page(actor, tunnel_id, LIVE_CERTIFICATES)).data
     connectors = await operations.events.connectors(actor, tunnel_id)
@@ -68,7 +84,7 @@ async def look(visit: Visit, tunnel_id: str) -> Health:
     traffic = await operations.events.traffic(actor, tunnel_id, until - STEPS * STEP, until, STEP)
     calls = await operations.events.list_page(actor, LAST_CALLS, tunnel_id=tunnel_id, kinds=("call",))
     return Health(
-        tunnel, judge(tunnel, certificates, len(connectors), now), connectors, certificates, calls.data,
+        tunnel, judge(tunnel, certificates, len(connectors), routes, now), connectors, certificates, routes, calls.data,
         _plots(traffic, until),
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ MESSAGES = {
     "rotated": "Token rotated. The old one opens no new connections; running ones stay.",
     "certificate": "Certificate registered.",
     "revoked": "Certificate revoked.",
+    "watched": "Watched. The first verdict comes within seconds.",
     "saved": "Saved.",
     "removed": "Removed.",
     "signed-out": "Signed out.",

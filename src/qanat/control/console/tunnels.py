@@ -34,11 +34,13 @@ async def list_tunnels(visit: Visit, error: Refused | None = None) -> Response:
 async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
     """What is true of each tunnel of the list."""
     operations, now = visit.operations, visit.operations.context.now()
-    connected = await operations.events.connected([tunnel.id for tunnel in tunnels])
+    ids = [tunnel.id for tunnel in tunnels]
+    connected, watched = await operations.events.connected(ids), await operations.watches.of_tunnels(ids)
     verdicts = {}
     for tunnel in tunnels:
         certificates = await operations.certificates.list_page(visit.actor, tunnel.id, EVERYTHING)
-        verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, 0), now)
+        routes = watched.get(tunnel.id, [])
+        verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, 0), routes, now)
     return verdicts
 
 
@@ -123,6 +125,23 @@ async def revoke_certificate(visit: Visit) -> Response:
     return go(f"/tunnels/{parameters['tunnel_id']}", "revoked")
 
 
+async def watch(visit: Visit) -> Response:
+    """Have gateways probe a route from now on."""
+    form, tunnel_id = visit.request.state.form, visit.request.path_params["tunnel_id"]
+    try:
+        await visit.operations.watches.add(visit.actor, tunnel_id, form.get("route", ""), form.get("path", ""))
+    except Refused as error:
+        return await detail(visit, error=error)
+    return go(f"/tunnels/{tunnel_id}", "watched")
+
+
+async def unwatch(visit: Visit) -> Response:
+    """Probe a route no more."""
+    form, tunnel_id = visit.request.state.form, visit.request.path_params["tunnel_id"]
+    await visit.operations.watches.remove(visit.actor, tunnel_id, form.get("route", ""), form.get("path", ""))
+    return go(f"/tunnels/{tunnel_id}", "removed")
+
+
 PAGES: Pages = {
     "/tunnels": {"GET": list_tunnels, "POST": create},
     "/tunnels/{tunnel_id}": {"GET": detail},
@@ -130,6 +149,8 @@ PAGES: Pages = {
     "/tunnels/{tunnel_id}/token": {"POST": reveal},
     "/tunnels/{tunnel_id}/rotate": {"POST": rotate},
     "/tunnels/{tunnel_id}/archive": {"POST": archive},
+    "/tunnels/{tunnel_id}/watches": {"POST": watch},
+    "/tunnels/{tunnel_id}/watches/remove": {"POST": unwatch},
     "/tunnels/{tunnel_id}/certificates": {"POST": add_certificate},
     "/tunnels/{tunnel_id}/certificates/{certificate_id}/revoke": {"POST": revoke_certificate},
 }

@@ -21,6 +21,7 @@ from qanat.control.operations.keys import Keys
 from qanat.control.operations.rules import Rules
 from qanat.control.operations.service_accounts import ServiceAccounts
 from qanat.control.operations.tunnels import Tunnels
+from qanat.control.operations.watches import WatchedRoutes
 from qanat.control.operations.workspaces import Workspaces
 
 
@@ -44,6 +45,7 @@ class Operations:
     housekeeping: Housekeeping
     conditions: Conditions
     console_sessions: ConsoleSessions
+    watches: WatchedRoutes
 
     async def close(self) -> None:
         await self.conditions.close()
@@ -56,6 +58,7 @@ def make_operations(context: Context) -> Operations:
     key_sets = KeySets(context, fetcher)
     data_plane = DataPlane(context)
     authentication = Authentication(context)
+    watches = WatchedRoutes(context)
     return Operations(
         context=context,
         authentication=authentication,
@@ -69,8 +72,9 @@ def make_operations(context: Context) -> Operations:
         exchange=Exchange(context, key_sets, conditions),
         history=History(context),
         data_plane=data_plane,
-        events=Events(context),
+        events=Events(context, watches),
         housekeeping=Housekeeping(context, key_sets, data_plane),
         conditions=conditions,
         console_sessions=ConsoleSessions(context, authentication),
+        watches=watches,
     )

@@ -21,11 +21,14 @@ from qanat.control.operations.context import Actor, Context
 from qanat.control.operations.history import cursor_after, read_cursor_number
 from qanat.control.operations.pages import PageRequest
 from qanat.control.operations.tunnels import find_tunnel
+from qanat.control.operations.watches import WatchedRoutes
 from qanat.control.store.tables import ConnectorRow, EventRow, TrafficRow, TunnelRow
 
 STALE = timedelta(minutes=5)
 """A connector is gone when its edge, which tells every minute, has not spoken of it for so long."""
 MAX_TEXT = 1024
+NOT_KEPT = ("traffic", "canary")
+"""Traffic is summed; of probes only what changed is kept, which their own table knows."""
 SUMS = ("calls", "errors", "bytes_in", "bytes_out", "duration_ms")
 _Key = tuple[str, datetime]
 
@@ -33,15 +36,16 @@ _Key = tuple[str, datetime]
 class Events:
     """The event store."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, watches: WatchedRoutes) -> None:
+        self._context, self._watches = context, watches
 
     async def record(self, batch: EventBatch) -> None:
         """Keep a batch, all of it or nothing."""
         async with self._context.database.write() as session:
-            session.add_all(_row(event) for event in batch.events if event.kind != "traffic")
+            session.add_all(_row(event) for event in batch.events if event.kind not in NOT_KEPT)
             for event in batch.events:
                 await self._track_connector(session, event)
+                await self._watches.hear(session, event)
             await _add_traffic(session, batch.events)
 
     async def _track_connector(self, session: AsyncSession, event: Event) -> None:

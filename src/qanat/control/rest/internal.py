@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
-from qanat.api.internal import Change, Credential, EventBatch, Principal, TunnelRecord
+from qanat.api.internal import Change, Credential, EventBatch, Principal, TunnelRecord, Watches
 from qanat.control.config import ServiceKey
 from qanat.control.errors import AuthenticationFailed, Invalid, PermissionDenied
 from qanat.control.operations.authentication import digest
@@ -95,6 +95,11 @@ async def record_events(request: Request, operations: Ops) -> Response:
         raise Invalid("events", f"at most {MAX_EVENTS} in a batch")
     await operations.events.record(batch)
     return Response(status_code=204)
+
+
+@router.get("/watches", dependencies=[Depends(gateway_only)])
+async def list_watches(operations: Ops) -> Watches:
+    return await operations.watches.to_probe()
 
 
 @router.post("/authenticate", dependencies=[Depends(gateway_only)])

@@ -363,6 +363,27 @@ class TrafficRow(Table):
     slowest_ms: Mapped[int]
 
 
+class WatchRow(Table):
+    """A route that gateways probe, and what the last probe said."""
+
+    __tablename__ = "watches"
+    tunnel_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    route: Mapped[str] = mapped_column(String(253), primary_key=True)
+    path: Mapped[str] = mapped_column(String(512), primary_key=True)
+    source: Mapped[str] = mapped_column(String(16))
+    """`person`, or `calls` when it was learnt from one."""
+    created_at: Mapped[datetime]
+    ok: Mapped[bool | None]
+    """None before the first probe."""
+    hop: Mapped[str | None] = mapped_column(String(32))
+    error: Mapped[str | None] = mapped_column(String(1024))
+    times: Mapped[dict[str, Any]]
+    """Milliseconds per stretch of the way."""
+    node: Mapped[str | None] = mapped_column(String(128))
+    changed_at: Mapped[datetime | None]
+    seen_at: Mapped[datetime | None]
+
+
 class ConsoleSessionRow(Table):
     """A person signed in to the console, by the SHA-256 of the cookie."""
 

@@ -1,0 +1,94 @@
+"""What the gateway tells the control plane: in batches, bounded, and kept while nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from qanat.api.control_client import ControlUnavailable
+from qanat.api.internal import EventBatch
+from qanat.client import TunnelFailed
+from qanat.clock import SystemClock
+from qanat.gateway import events
+from qanat.gateway.events import EventQueue
+from qanat.gateway.hops import hop_of, hop_of_answer
+from qanat.gateway.metrics import Metrics
+from qanat.ids import TunnelID
+
+TUNNEL = TunnelID("tnl_01a")
+
+
+class Sink:
+    """Stores batches, unless it is down."""
+
+    def __init__(self, down: bool = False) -> None:
+        self.down, self.batches = down, list[EventBatch]()
+        self.heard = asyncio.Event()
+
+    async def send_events(self, batch: EventBatch) -> None:
+        if self.down:
+            raise ControlUnavailable("down")
+        self.batches.append(batch)
+        self.heard.set()
+
+    def numbers(self) -> list[object]:
+        return [event.fields["n"] for batch in self.batches for event in batch.events]
+
+
+def queue() -> tuple[EventQueue, Metrics]:
+    metrics = Metrics()
+    return EventQueue("gw-1", SystemClock(), metrics), metrics
+
+
+def dropped(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("qanat_gateway_events_dropped_total")
+
+
+async def test_events_are_handed_over_in_batches_in_their_order() -> None:
+    waiting, metrics = queue()
+    for number in range(1500):
+        waiting.emit("call", TUNNEL, n=number)
+    sink = Sink()
+    await waiting.flush(sink)
+    assert [len(batch.events) for batch in sink.batches] == [1000, 500]
+    assert sink.numbers() == list(range(1500))
+    assert dropped(metrics) == 0
+
+
+async def test_while_the_control_plane_is_down_the_newest_are_kept_and_the_rest_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events, "MAX_QUEUE", 5)
+    waiting, metrics = queue()
+    for number in range(8):
+        waiting.emit("call", TUNNEL, n=number)
+    sink = Sink(down=True)
+    with pytest.raises(ControlUnavailable):
+        await waiting.flush(sink)
+    sink.down = False
+    await waiting.flush(sink)
+    assert sink.numbers() == [3, 4, 5, 6, 7]
+    assert dropped(metrics) == 3
+
+
+async def test_what_is_emitted_later_is_handed_over_by_itself() -> None:
+    waiting, _ = queue()
+    sink = Sink()
+    running = asyncio.create_task(waiting.run(sink))
+    try:
+        waiting.emit("call", TUNNEL, n=1)
+        async with asyncio.timeout(30):
+            await sink.heard.wait()
+        assert sink.numbers() == [1]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def test_the_hop_is_read_from_what_the_tunnel_says() -> None:
+    assert hop_of(TunnelFailed("proxy_unreachable", "connector", "x")) == "proxy"
+    assert hop_of(TunnelFailed("no_connector", "connector", "x")) == "connector"
+    assert hop_of_answer({"x-mcp-proxy-error": "upstream_connect"}) == ("upstream", "upstream_connect")
+    assert hop_of_answer({"x-mcp-proxy-error": "no_route"}) == ("proxy", "no_route")
+    assert hop_of_answer({"content-type": "text/plain"}) is None
