@@ -29,7 +29,8 @@ def type_of(body: bytes) -> str:
 @pytest.mark.parametrize(("path", "status"), [
     ("/mcp", 200), ("/mcp/", 200), ("/mcp/a?b", 200), ("/.well-known/x", 200), ("/mcp?/admin", 200), ("/admin", 403),
     ("/mcpx", 403), ("/", 403), ("/mcp/../admin", 403), ("/mcp/%2e%2e/admin", 403), ("//mcp", 403), ("/mcp/./a", 403),
-    ("/mcp\\..\\admin", 403), ("/MCP", 403), ("*", 403),
+    ("/mcp\\..\\admin", 403), ("/MCP", 403), ("*", 403), ("/mcp/..;/admin", 403), ("/mcp/..;a=b/admin", 403),
+    ("/mcp/..%2fadmin", 403), ("/mcp/%2E./admin", 403), ("/mcp/a%5c..", 403), ("/mcp/..", 403), ("/mcp/..a", 200),
 ])  # fmt: skip
 async def test_only_listed_paths_are_let_through(pki: TestPKI, path: str, status: int) -> None:
     async with upstream_running() as upstream:

@@ -146,7 +146,8 @@ class Exchange:
 
     def body_ended(self, trailers: Headers = ()) -> None:
         """The request is complete."""
-        self._body_ended, self._trailers = True, passing_trailers(trailers)
+        # Trailers come after a policy has judged the headers, and some upstreams take them for headers.
+        self._body_ended, self._trailers = True, () if self._filter is not None else passing_trailers(trailers)
         if self._upstream is not None:
             self._upstream.end_body(self._trailers)
         elif self._filter is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from qanat.proxy.pool import Pool, UpstreamPool
 from qanat.proxy.routes import Authority
 from qanat.proxy.stdio.upstream import StdioPool
 
+_DOUBTFUL = re.compile(r"/\.{1,2}(?:[/;]|\Z)|//|\\|%(?:2[ef]|5c|00)", re.IGNORECASE)
+"""Dot segments (also with parameters: `..;`), empty ones, and separators or dots in disguise."""
 BuildFilter = Callable[[ProxyConfig, str], RouteFilter | None]
 """From a route's name to its policy, if it has one."""
 
@@ -49,7 +52,7 @@ class Route:
         """Whether the path is among those let through. Prefixes end at a segment's end."""
         if self.config.paths is None:
             return True
-        if "/../" in f"{path}/" or "/./" in f"{path}/" or "//" in path or "%2e" in path.lower() or "\\" in path:
+        if _DOUBTFUL.search(path):
             return False  # an upstream may read such a path as another one
         return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in self.config.paths)
 

@@ -78,3 +78,11 @@ def test_argument_hashes_recognise_equal_arguments_only() -> None:
     assert first == arguments_hash(KEY, {"b": [2], "a": 1})
     assert first != arguments_hash(KEY, {"a": 1, "b": [3]})
     assert first != arguments_hash(b"other", {"a": 1, "b": [2]})
+
+
+@pytest.mark.parametrize("key", [b"", KEY])
+def test_a_line_that_says_two_things_is_named(key: bytes) -> None:
+    lines = chain(5, key)
+    lines[2] = lines[2].replace(b"{", b'{"tool":"harmless",', 1)  # a JSON reader takes the last one, a person the first
+    with pytest.raises(AuditBroken, match=r"^line 3: was changed"):
+        verify(lines, key)

@@ -14,7 +14,7 @@ from typing import Any
 import jwt
 import pytest
 
-from qanat.proxy.policy import keys
+from qanat.proxy.policy import auth, keys
 from tests.proxy.policy.test_token import BAD_TOKENS
 from tests.support.issuer import Issuer, issuer_running, lookup
 from tests.support.oidc_provider import oidc_provider
@@ -288,3 +288,34 @@ async def test_a_real_providers_tokens_open_the_route_and_its_rotated_key_too(
         assert (await inner.ask(head.format(first))).status == 401
         unscoped = await provider.token(resource, "wiki.write")
         assert (await inner.ask(head.format(unscoped))).status == 403
+
+
+@pytest.mark.parametrize("name", ["X_Mcp_Subject", "x-mcp_subject", "X_MCP_SUBJECT"])
+async def test_an_identity_spelled_with_underscores_does_not_pass(places: Places, name: str) -> None:
+    place = await places.open()  # CGI, WSGI and their heirs hand both spellings to the program as one
+    request = f"GET /mcp HTTP/1.1\nHost: wiki.t.example\nAuthorization: Bearer {place.issuer.token()}\n{name}: root"
+    assert (await place.inner.ask(request)).status == 200
+    assert [value for key, value in place.upstream.seen[0].headers if b"ubject" in key.lower()] == [b"alice"]
+
+
+async def test_an_identity_in_a_trailer_does_not_pass(places: Places) -> None:
+    place = await places.open()
+    head = f"POST /mcp HTTP/1.1\nHost: wiki.t.example\nAuthorization: Bearer {place.issuer.token()}"
+    answer = await place.inner.ask(
+        f"{head}\nTransfer-Encoding: chunked", b"2\r\n{}\r\n0\r\nX-Mcp-Subject: root\r\n\r\n"
+    )
+    assert answer.status == 200
+    assert place.upstream.seen[0].body == b"{}"
+    assert place.upstream.seen[0].trailers == ()
+
+
+async def test_made_up_session_ids_are_not_remembered_without_end(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MAX_SESSIONS", 1)
+    place = await places.open()
+    alice, bob = (f"Bearer {place.issuer.token(sub=name)}" for name in ("alice", "bob"))
+    assert (await place.get(Authorization=alice, Mcp_Session_Id="first")).status == 200
+    assert (await place.get(Authorization=bob, Mcp_Session_Id="first")).status == 404
+    assert (await place.get(Authorization=alice, Mcp_Session_Id="second")).status == 200
+    assert (await place.get(Authorization=bob, Mcp_Session_Id="first")).status == 200  # forgotten: there was room for 1

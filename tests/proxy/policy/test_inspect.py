@@ -76,3 +76,26 @@ def test_headers_that_agree_or_are_absent_pass() -> None:
     message = read_messages(call("search"))[0]
     check_headers(message, ["tools/call"], ["search"])
     check_headers(message, [], [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":1,"method":"ping","Method":"tools/call","params":{"name":"drop"}}',
+        b'{"id":1,"METHOD":"tools/call","params":{"name":"drop"}}',
+        b'{"id":1,"method":"tools/call","params":{"name":"get","Name":"drop"}}',
+        '{"id":1,"method":"tools/call","params":{"name":"get"},"param\u017f":{"name":"drop"}}'.encode(),
+    ],
+)
+def test_a_member_that_a_lenient_parser_would_take_for_another_is_refused(body: bytes) -> None:
+    with pytest.raises(BodyRefused, match="wrong case"):
+        read_messages(body)
+
+
+def test_arguments_may_be_spelled_as_they_like() -> None:
+    assert read_messages(call("search", Query="a", query="b"))[0].arguments == {"Query": "a", "query": "b"}
+
+
+def test_a_body_of_quotes_that_never_close_costs_no_more_than_its_length() -> None:
+    with pytest.raises(BodyRefused, match="Parse error"):
+        read_messages(b'\\"' * 1_000_000)  # tried at each quote anew, this would stop the proxy for hours

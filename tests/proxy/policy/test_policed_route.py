@@ -175,3 +175,13 @@ async def test_a_stdio_server_is_an_upstream_like_any_other(tmp_path: Path) -> N
 def test_a_wrong_policy_is_refused_at_start(tmp_path: Path, route: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigInvalid, match=problem):
         make_config(make_pki(tmp_path), {"r": route})
+
+
+@pytest.mark.parametrize("method", ["post", "Post", "PUT", "PATCH", "GET", "DELETE"])
+async def test_a_body_under_another_method_does_not_get_around_the_policy(tmp_path: Path, method: str) -> None:
+    body = json.dumps(call("drop")).encode()
+    async with policed(tmp_path, tools={"deny": ["drop"]}) as (inner, upstream):
+        head = f"{method} /mcp HTTP/1.1\nHost: echo.t.example\nX-HTTP-Method-Override: POST\n"
+        answer = await inner.ask(f"{head}Content-Length: {len(body)}\n", body)
+        assert answer.status == 400
+        assert upstream.seen == []

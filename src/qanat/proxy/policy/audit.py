@@ -43,7 +43,7 @@ class Chain:
         self.seq += 1
         body = {**entry, "seq": self.seq, "prev": self.head}
         self.head = _digest(self._key, body)
-        return json.dumps({**body, "hash": self.head}, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+        return _encode({**body, "hash": self.head}) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,18 @@ def check_line(line: bytes, number: int, key: bytes, seq: int, head: str) -> tup
         entry = None
     if not isinstance(entry, dict) or not isinstance(entry.get("hash"), str):
         raise AuditBroken(number, "not an audit line")
+    if _encode(entry) != line.rstrip(b"\n"):  # the same in other words, or a key given twice: not as it was written
+        raise AuditBroken(number, "was changed: it is not spelled as it was written")
     stated = entry.pop("hash")
     if not hmac.compare_digest(stated.encode(), _digest(key, entry).encode()):
         raise AuditBroken(number, "was changed: its hash does not match its content")
     if entry.get("seq") != seq + 1 or entry.get("prev") != head:
         raise AuditBroken(number, f"does not follow line {number - 1}: a line was removed, inserted or moved before it")
     return seq + 1, stated
+
+
+def _encode(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def _digest(key: bytes, body: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -124,7 +124,7 @@ class RouteAuth:
         names = {name.lower().encode() for name in self._config.identity_headers}
         if self._config.forward == "strip":
             names.add(b"authorization")
-        headers[:] = [header for header in headers if header[0].lower() not in names]
+        headers[:] = [header for header in headers if not named_among(header, names)]
         claims: dict[str, Any] = {
             **caller.claims, "client_id": caller.client_id, "scope": " ".join(sorted(caller.scopes))
         }  # fmt: skip
@@ -136,6 +136,9 @@ class RouteAuth:
         """Remember whose a new session is."""
         key = hashlib.sha256(session).hexdigest()
         self._sessions[key] = _principal(caller)
+        self._limit_sessions()
+
+    def _limit_sessions(self) -> None:
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
 
@@ -144,6 +147,7 @@ class RouteAuth:
             key = hashlib.sha256(session).hexdigest()
             owner = self._sessions.setdefault(key, _principal(caller))  # seen first here: another replica opened it
             self._sessions.move_to_end(key)
+            self._limit_sessions()
             if owner != _principal(caller):
                 raise SessionNotYours
 
@@ -220,6 +224,12 @@ class RouteAuth:
         challenge: Header = (b"WWW-Authenticate", f"Bearer {', '.join(parts)}".encode("latin-1"))
         reply = _json_reply(status, body, challenge, (b"Cache-Control", b"no-store"))
         return Reply(reply.status, reply.headers, reply.body, error or "unauthorized")
+
+
+def named_among(header: Header, names: Collection[bytes]) -> bool:
+    """Whether a header line has one of these names (lower case). CGI and its heirs read `_` and `-` as the same."""
+    name = header[0].lower()
+    return name in names or (b"_" in name and any(name.replace(b"_", b"-") == n.replace(b"_", b"-") for n in names))
 
 
 class SessionNotYours(QanatError):

@@ -18,7 +18,11 @@ STATELESS_ERA = "2026-07-28"
 """From this protocol version on a request stands alone, and errors have HTTP statuses of their own."""
 
 PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS, HEADER_MISMATCH = -32700, -32600, -32602, -32020
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""A string, or the rest of the text where one is never closed: without that, each quote in it would be tried anew."""
+_NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_ENVELOPE = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
+_PARAMS = frozenset(("name", "uri", "arguments"))
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 
 
@@ -73,13 +77,19 @@ def parse_strictly(text: bytes) -> Any:
 
 def _check_depth(text: bytes) -> None:
     depth = 0
-    for byte in _STRING.sub(b"", text):
+    for byte in _STRING.sub(b"", text).translate(None, delete=_NO_BRACKET):
         if byte in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
                 raise BodyRefused("JSON nested too deeply")
-        elif byte in b"]}":
+        else:
             depth -= 1
+
+
+def _check_spelling(members: dict[str, Any], names: frozenset[str]) -> None:
+    """Some parsers take `Method` for `method`, and would then see another message than we do."""
+    if any(key not in names and key.casefold() in names for key in members):
+        raise BodyRefused("a JSON-RPC member in the wrong case")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -96,6 +106,7 @@ def _no_constant(name: str) -> Any:
 def _read_message(item: Any) -> RPCMessage:
     if not isinstance(item, dict):
         raise BodyRefused("a JSON-RPC message is an object")
+    _check_spelling(item, _ENVELOPE)
     rpc_id = item.get("id")
     if isinstance(rpc_id, bool) or not (rpc_id is None or isinstance(rpc_id, (str, int))):
         raise BodyRefused("a JSON-RPC id is a string or a whole number")
@@ -107,6 +118,8 @@ def _read_message(item: Any) -> RPCMessage:
     params = item.get("params", {})
     if method not in _NAMED:
         return RPCMessage(method, rpc_id, None)
+    if isinstance(params, dict):
+        _check_spelling(params, _PARAMS)
     name = params.get(_NAMED[method]) if isinstance(params, dict) else None
     if not isinstance(name, str):
         raise BodyRefused(f"{method} without a name", rpc_code=INVALID_PARAMS, rpc_id=rpc_id)

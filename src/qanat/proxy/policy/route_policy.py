@@ -14,7 +14,7 @@ from qanat.proxy.errors import ProxyError, Reply
 from qanat.proxy.filters import BodyTooLarge, FilteredRequest, RequestOutcome, ResponseFilter
 from qanat.proxy.policy.audit import arguments_hash
 from qanat.proxy.policy.auditfile import AuditFile
-from qanat.proxy.policy.auth import RouteAuth, Times
+from qanat.proxy.policy.auth import RouteAuth, Times, named_among
 from qanat.proxy.policy.config import PolicyConfig
 from qanat.proxy.policy.credentials import HeaderInjector
 from qanat.proxy.policy.inspect import STATELESS_ERA, BodyRefused, RPCMessage, check_headers, read_messages
@@ -85,7 +85,7 @@ class RoutePolicy:
             request.expires_at = caller.expires_at
         if (reply := self._check_rate(request)) is not None:
             return reply
-        if self._config.reads_bodies and request.method == b"POST":
+        if self._config.reads_bodies:
             await self._read(request)
         self._rewrite_headers(request)
         request.notes["decision"] = "allowed"
@@ -142,6 +142,10 @@ class RoutePolicy:
             body = await request.read_body(self._max_body)
         except BodyTooLarge:
             raise BodyRefused("Request body too large", http_status=413) from None
+        if request.method != b"POST":
+            if body:  # an upstream may take `post`, or PUT with an override header, for POST
+                raise BodyRefused("only POST may have a body here")
+            return
         messages = read_messages(body)
         request.notes["messages"] = messages
         methods = _texts(request.headers, b"mcp-method")
@@ -165,7 +169,7 @@ class RoutePolicy:
             headers[:] = [header for header in headers if header[0].lower() != b"accept-encoding"]
         touched = {name.encode("ascii") for name in self._injector.touched}
         if touched:
-            headers[:] = [header for header in headers if header[0].lower() not in touched]
+            headers[:] = [header for header in headers if not named_among(header, touched)]
             headers.extend((name.encode("ascii"), value.encode("ascii")) for name, value in self._injector.values())
 
     def _entry(self, request: FilteredRequest, outcome: RequestOutcome, message: RPCMessage | None) -> dict[str, Any]:
