@@ -48,6 +48,7 @@ REQUIREMENTS: dict[str, str] = {
     "gateway:4": "The TypeScript SDK sees the documented blocks, streamed and not",
     "gateway:5": "A real small model behind llama.cpp talks through the whole tunnel",
     "gateway:6": "Archived tunnels and removed certificates end what goes on; an outage of the control plane does not",
+    "gateway:7": "`qanat gateway --config` serves what its file says, and ends on a signal",
     "oauth-gateway:1": "A sign-in ends with a tool result: public provider, split or fixed metadata, enforcing proxy",
     "oauth-gateway:2": "No token, code or verifier is in a log, an answer, or readable in the database",
     "oauth-gateway:3": "Ten parallel calls with an expiring token make one refresh; a refused one makes one more",
