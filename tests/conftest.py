@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 import uvloop
@@ -11,6 +12,17 @@ from hypothesis import HealthCheck, settings
 # Nothing about time, and the same examples in every run: `make fuzz` is for new ones.
 settings.register_profile("qanat", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("qanat")
+
+gc.disable()  # until all tests are collected: a heap that only grows is not worth walking
+
+
+def pytest_collection_finish() -> None:
+    """Leave what importing made out of later collections: they pause tests that know about time, or count objects."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+pytest_plugins = ["tests.support.planted"]
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

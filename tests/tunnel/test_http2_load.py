@@ -123,9 +123,9 @@ async def test_a_peer_that_goes_silent_is_dropped_by_the_connector() -> None:
 
 @requirement("tunnel:silence")
 async def test_a_quiet_peer_that_answers_pings_is_kept() -> None:
-    edge, peer = await connector_by_hand(Admission(), keep_alive=KeepAlive(0.01, 0.05))
+    edge, peer = await connector_by_hand(Admission(), keep_alive=KeepAlive(0.01, 0.4))
     async with asyncio.timeout(TIMEOUT):
-        await peer.pinged(20)  # several times as long as silence would have been borne
+        await peer.pinged(80)  # twice as long as silence would have been borne
     assert edge.available_streams > 0
     edge.close()
     await edge.wait_closed()

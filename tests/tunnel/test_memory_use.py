@@ -6,12 +6,15 @@ import asyncio
 import gc
 from collections import Counter
 
+from uvloop.loop import TimerHandle
+
 from qanat.tunnel.http2 import ConnectorStream, EdgeStream
 from qanat.wire.http2.sending import Stream
 from tests.support.requirements import requirement
 from tests.support.tunnel import TIMEOUT, Client, Upstream, tunnel
 
-COUNTED = (Stream, EdgeStream, ConnectorStream, Client, Upstream, asyncio.TimerHandle)
+COUNTED = (Stream, EdgeStream, ConnectorStream, Client, Upstream, TimerHandle)
+# uvloop's timers are ours alone: whatever else goes on in this process runs on asyncio's own loop
 
 
 def counts() -> Counter[str]:
@@ -43,4 +46,4 @@ async def test_a_thousand_idle_streams_leave_nothing_behind() -> None:
         connection.clients.clear()
         connection.upstreams.heads.clear()
         assert connection.edge.open_streams == connection.connector.open_streams == 0
-        assert counts() == before
+        assert not counts() - before, "more of these than before"
