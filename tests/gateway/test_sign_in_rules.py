@@ -282,6 +282,7 @@ async def test_metadata_at_an_inner_address_is_never_fetched(desk: Desk, monkeyp
     listener = await asyncio.start_server(witness, "127.0.0.2", 0)
     port = listener.sockets[0].getsockname()[1]
     inner = {"loopback.example": "127.0.0.2", "cloud.example": "169.254.169.254", "mapped.example": "::ffff:127.0.0.2"}
+    inner |= {"nat64.example": "64:ff9b::169.254.169.254", "6to4.example": "2002:a9fe:a9fe::1"}
     resolve = socket.getaddrinfo
 
     def answer(host: Any, *arguments: Any, **options: Any) -> Any:

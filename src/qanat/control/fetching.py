@@ -20,6 +20,7 @@ import httpx2
 
 from qanat.control.config import FetchPolicy
 from qanat.errors import QanatError
+from qanat.wire.addresses import reached
 
 MAX_DOCUMENT = 1024 * 1024
 CONNECT_TIMEOUT = 5.0
@@ -137,7 +138,8 @@ class Fetcher:
             return True
         if trusted and not self._policy.allow_cidrs:
             return True
-        return address.is_global and not address.is_multicast
+        end = reached(address)
+        return end.is_global and not end.is_multicast
 
 
 def parse_url(url: str) -> SplitResult:

@@ -17,6 +17,7 @@ import httpcore2
 import httpx2
 
 from qanat.gateway.config import DirectEgress
+from qanat.wire.addresses import reached
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -42,8 +43,7 @@ class EgressPolicy:
 
     def permits_address(self, address: IPAddress) -> bool:
         """Public addresses, and the private ones that are allowed by name."""
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
+        address = reached(address)
         if any(address.version == network.version and address in network for network in self._allowed):
             return True
         return address.is_global and not address.is_multicast

@@ -16,6 +16,7 @@ import httpx2
 
 from qanat.errors import QanatError
 from qanat.proxy.guard import AddressGuard
+from qanat.wire.addresses import reached
 
 MAX_ANSWER = 1024 * 1024
 TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
@@ -81,7 +82,7 @@ class Fetcher:
         except ValueError:
             addresses = await self._resolve(host)
         for address in addresses:
-            if self._guard.permits(address) or (self._allow_public and ip_address(address).is_global):
+            if self._guard.permits(address) or (self._allow_public and reached(ip_address(address)).is_global):
                 return address
         raise FetchFailed(f"address of {host} is not allowed")
 
