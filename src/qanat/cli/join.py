@@ -151,6 +151,9 @@ def _fill_from(folder: Path, settings: dict[str, Any], section: dict[str, Any]) 
 def _run(proxy: ProxyConfig, connector: ConnectorConfig, file: Path | None, load: Callable[[], ProxyConfig]) -> None:
     import uvloop
 
+    from qanat.net.process import use_large_blocks
+
+    use_large_blocks()
     uvloop.run(_serve(proxy, connector, file, load))
 
 
@@ -161,6 +164,7 @@ async def _serve(
     import signal
 
     from qanat.connector.server import Connector
+    from qanat.net.process import freeze_start
     from qanat.proxy.server import serve
 
     stop = asyncio.Event()
@@ -171,6 +175,7 @@ async def _serve(
         loop.add_signal_handler(signal.SIGHUP, running.reload_now.set)
         joined = Connector(connector, running.proxy)
         await joined.start()
+        freeze_start()
         waits = [loop.create_task(stop.wait()), loop.create_task(joined.wait_stopped())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

@@ -10,6 +10,7 @@ import uvloop
 from qanat.connector.config import ConnectorConfig
 from qanat.connector.server import Connector
 from qanat.log import get_logger
+from qanat.net.process import freeze_start, use_large_blocks
 
 log = get_logger("qanat.connector")
 
@@ -19,6 +20,7 @@ def run_until_stopped(config: ConnectorConfig) -> None:
 
     Raises what `Connector.start` raises.
     """
+    use_large_blocks()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(config))
 
@@ -34,6 +36,7 @@ async def _run(config: ConnectorConfig) -> None:
         loop.add_signal_handler(number, stop)
     connector = Connector(config)
     await connector.start()
+    freeze_start()
     stopped = asyncio.create_task(connector.wait_stopped())
     asked = asyncio.create_task(signalled.wait())
     await asyncio.wait((stopped, asked), return_when=asyncio.FIRST_COMPLETED)

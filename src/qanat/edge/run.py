@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import os
 import signal
 from pathlib import Path
@@ -20,9 +17,9 @@ from qanat.edge.server import serve
 from qanat.edge.workers import for_worker, supervise, worker_number
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger, setup_logging
+from qanat.net.process import freeze_start, use_large_blocks
 
 PARENT_CHECK_SECONDS = 1.0
-M_MMAP_THRESHOLD = -3  # malloc.h
 
 _log = get_logger("qanat.edge")
 
@@ -48,12 +45,6 @@ def run(path: Path, workers: int) -> int:
     return 0
 
 
-def use_large_blocks() -> None:
-    """Let glibc keep blocks of up to 32 MiB on its heap: mapping each anew costs a sixth of the CPU of bulk relays."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024)
-
-
 async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
     """One node from start to drained."""
     loop = asyncio.get_running_loop()
@@ -71,8 +62,7 @@ async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
             host, port = parse_listen(config.metrics_addr)
             metrics = prometheus_client.start_http_server(port, host or "0.0.0.0", edge.metrics.registry)  # noqa: S104
             _log.info("metrics listening", port=metrics[0].server_port)
-        gc.collect()
-        gc.freeze()  # what is here now stays; the collector need not look at it again
+        freeze_start()
         await stop.wait()
         tasks: set[asyncio.Task[Any]] = {asyncio.create_task(edge.drain()), asyncio.create_task(stop_now.wait())}
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -13,6 +13,7 @@ from pathlib import Path
 from qanat import __version__
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger, setup_logging
+from qanat.net.process import freeze_start, use_large_blocks
 from qanat.proxy.certificate import Certificate, load_certificate
 from qanat.proxy.config import ProxyConfig, parse_config, warnings
 from qanat.proxy.dial import Dialler, Resolver, SystemLookup
@@ -137,6 +138,7 @@ def run(options: Options) -> int:
     setup_logging(config.log_level)
     import uvloop
 
+    use_large_blocks()
     try:
         return uvloop.run(_serve(config, options))
     except OSError as error:
@@ -159,5 +161,6 @@ async def _serve(config: ProxyConfig, options: Options) -> int:
         loop.add_signal_handler(number, on_signal)
     async with serve(config, config_path=options.path, tunnel_domain=options.tunnel_domain) as running:
         loop.add_signal_handler(signal.SIGHUP, running.reload_now.set)
+        freeze_start()
         await stop.wait()
     return DONE
