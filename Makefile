@@ -35,8 +35,8 @@ format: $(DEV) ## rewrite the code in the house format
 docs: $(DEV) ## write what the reference pages take from the code
 	@$(RUN)python -m tests.docs.generate
 
-bench: $(DEV) ## measure: ratios in one run on one machine, CPU seconds beside wall time
-	@$(RUN)python -m bench
+bench: $(DEV) ## measure side by side with others on this machine (QUICK=1: two minutes; PROFILE=1: flame graphs)
+	@$(RUN)python -m bench $(if $(QUICK),--quick) $(if $(PROFILE),--profile)
 
 fuzz: $(DEV) ## feed the codecs garbage for a while (SECONDS=60)
 	@$(RUN)python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS))

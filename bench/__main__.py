@@ -1,6 +1,6 @@
 """Measures every candidate in turns, round by round, and writes `bench/results/<date>.json` and `.md`.
 
-`python -m bench [--quick] [--rounds N] [--chains a,b] [--workloads text,text]`
+`python -m bench [--quick] [--rounds N] [--chains a,b] [--workloads text;text] [--profile]`
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.chains import CHAINS, Builder, Chain
 from bench.ground import ChainFailed, Ground, Processes, free_port
+from bench.profile import profile_chain
 from bench.report import write_report
 from bench.workloads import WORKLOADS, LoadFailed, Workload, measure
 
@@ -28,10 +29,14 @@ TUNNEL_COUNTS = (10, 1_000, 10_000)
 def main() -> int:
     """Run what was asked for; 1 when a candidate could not be measured."""
     options = _parse()
+    if options.profile:
+        return profile_chain(options.chains or "join", RESULTS.parent / ".work")
     ground = Ground()
     processes = Processes(ground.directory)
     results: list[dict[str, Any]] = []
     failures: list[str] = []
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     try:
         port = free_port()
         processes.python("upstream", "-m", "bench.upstream", str(port))
@@ -40,26 +45,31 @@ def main() -> int:
         for number in range(options.rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 _measure_chain(Builder(ground, port), name, number, options, results, failures)
-            if not options.quick and "join" in names:
+            if not options.quick and not options.workloads and "join" in names:
                 _measure_tunnel_counts(ground, port, number, results, failures)
+            _keep(stem, number + 1, results, failures)
     finally:
         processes.stop()
         ground.remove()
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    document = {"machine": _machine(), "rounds": options.rounds, "failures": failures, "results": results}
-    stem.with_suffix(".json").write_text(json.dumps(document, indent=1))
-    print(write_report(document, stem.with_suffix(".md")))
+    print(stem.with_suffix(".md").read_text())
     print(f"written: {stem}.json and .md")
     return 1 if failures else 0
+
+
+def _keep(stem: Path, rounds: int, results: list[dict[str, Any]], failures: list[str]) -> None:
+    """Write what is there after so many rounds: a run that is cut short still leaves its table."""
+    document = {"machine": _machine(), "rounds": rounds, "failures": failures, "results": results}
+    stem.with_suffix(".json").write_text(json.dumps(document, indent=1))
+    write_report(document, stem.with_suffix(".md"))
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--quick", action="store_true", help="two rounds of the main workloads, about two minutes")
+    parser.add_argument("--profile", action="store_true", help="instead, flame graphs of join under load, by py-spy")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--chains", default="", help="comma list; default all that can run here")
-    parser.add_argument("--workloads", default="", help="comma list of beginnings of names")
+    parser.add_argument("--workloads", default="", help="beginnings of names, separated by ;")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
     return options
@@ -81,7 +91,7 @@ def _wanted(options: argparse.Namespace, text: str, workload: Workload, chain: s
     if workload.only and chain not in workload.only:
         return False
     if options.workloads:
-        return any(text.startswith(start) for start in options.workloads.split(","))
+        return any(text.startswith(start) for start in options.workloads.split(";"))
     return workload.quick or not options.quick
 
 
@@ -99,9 +109,8 @@ def _measure_chain(
     for group in filter(None, groups):  # memory is compared with that of a chain that has done nothing yet
         try:
             chain = builder.build(name)
-        except ChainFailed as failed:
-            failures.append(f"{name}: {failed}")
-            print(f"{name}: {failed}", file=sys.stderr)
+        except Exception as failed:  # whatever keeps one chain from starting must not end the run
+            _note(failures, f"{name}: {failed!r}" if not isinstance(failed, ChainFailed) else f"{name}: {failed}")
             return
         try:
             for text in group:
@@ -117,9 +126,13 @@ def _measure_one(
     try:
         found = measure(chain, job)
     except LoadFailed as failed:
-        failures.append(str(failed))
-        print(failed, file=sys.stderr)
+        _note(failures, f"{text}: {failed}")
         return
+    except Exception as failed:  # nor may what breaks one measurement end the others
+        _note(failures, f"{text} through {chain.name}: {failed!r}")
+        return
+    if found.failed:
+        _note(failures, f"{text}: {found.failed} calls failed through {chain.name}, round {number + 1}")
     results.append({"chain": chain.name, "workload": text, "round": number, **asdict(found)})
     print(
         f"round {number + 1}  {chain.name:<12}{text:<24}{found.calls / found.wall:9.0f} calls/s"
@@ -128,11 +141,20 @@ def _measure_one(
     )
 
 
+def _note(failures: list[str], text: str) -> None:
+    failures.append(text)
+    print(text, file=sys.stderr, flush=True)
+
+
 def _measure_tunnel_counts(
     ground: Ground, port: int, number: int, results: list[dict[str, Any]], failures: list[str]
 ) -> None:
     for count in TUNNEL_COUNTS:
-        chain = Builder(ground, port, tunnels=count).build("join")
+        try:
+            chain = Builder(ground, port, tunnels=count).build("join")
+        except ChainFailed as failed:
+            _note(failures, f"join, {count} tunnels known: {failed}")
+            return
         try:
             text = f"calls, 32 sessions, {count} tunnels known"
             _measure_one(chain, text, WORKLOADS["calls, 32 sessions"].job, number, results, failures)

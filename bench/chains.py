@@ -54,7 +54,7 @@ class Builder:
     def join(self, name: str, processes: Processes) -> Chain:
         """Ours, connector and proxy in one process."""
         edge, connectors, clients = self._edge(processes)
-        config = {"connector": self._connector(connectors), "proxy": self._proxy(free_port())}
+        config = {**self._proxy(free_port()), "connector": self._connector(connectors)}
         path = self.ground.file(f"{name}.yaml", json.dumps(config))
         joined = processes.python("join", "-m", "qanat", "join", "--config", str(path))
         processes.wait_for_log("join", "Registered tunnel connection", 4)
@@ -98,6 +98,20 @@ class Builder:
             name, self._through_edge(clients), processes, {"edge": edge, "connector": connector, "proxy": proxy}
         )
 
+    def relay(self, name: str, processes: Processes) -> Chain:
+        """`join` on one edge node of two, and the client at the other."""
+        port = free_port()
+        redis = processes.start("redis", "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "")
+        processes.wait_for_port("redis", port)
+        home, connectors, _ = self._edge(processes, "home", port)
+        away, _, clients = self._edge(processes, "away", port)
+        config = {**self._proxy(free_port()), "connector": self._connector(connectors)}
+        path = self.ground.file(f"{name}.yaml", json.dumps(config))
+        joined = processes.python("join", "-m", "qanat", "join", "--config", str(path))
+        processes.wait_for_log("join", "Registered tunnel connection", 4)
+        counted = {"home": home, "away": away, "join": joined, "redis": redis}
+        return Chain(name, self._through_edge(clients), processes, counted)
+
     # The neighbours.
 
     def direct(self, name: str, processes: Processes) -> Chain:
@@ -140,11 +154,11 @@ class Builder:
 
     # Pieces.
 
-    def _edge(self, processes: Processes) -> tuple[int, int, int]:
+    def _edge(self, processes: Processes, name: str = "edge", redis: int = 0) -> tuple[int, int, int]:
         connectors, clients = free_port(), free_port()
         ground = self.ground
-        edge = {
-            "name": "bench",
+        edge: dict[str, Any] = {
+            "name": name,
             "connectors": {
                 "listen_addr": f"127.0.0.1:{connectors}",
                 "tls": _files(ground.pki("connector-listener.pem"), ground.pki("connector-listener-key.pem")),
@@ -158,6 +172,14 @@ class Builder:
             "client_organizations": [{"san": "gateway.bench.example", "organizations": ["org"]}],
             "limits": {"streams_per_tunnel": 10_000, "connections_per_client": 10_000},
         }
+        if redis:
+            edge["cluster"] = {
+                "redis_url": f"redis://127.0.0.1:{redis}",
+                "listen_addr": f"127.0.0.1:{free_port()}",
+                "tls": _files(ground.pki("node.pem"), ground.pki("node-key.pem")),
+                "ca_file": str(ground.pki("node-ca.pem")),
+                "connections_per_connector": 4,
+            }
         tunnel = {
             "uuid": str(ground.uuid),
             "account_tag": ground.account_tag,
@@ -166,8 +188,8 @@ class Builder:
             "ca": ground.file("ca.crt").read_text(),
         }
         job = {"edge": edge, "tunnel": tunnel, "tunnels": self.tunnels}
-        pid = processes.python("edge", "-m", "bench.edge", job=job)
-        processes.wait_for_log("edge", "ready")
+        pid = processes.python(name, "-m", "bench.edge", job=job)
+        processes.wait_for_log(name, "ready")
         return pid, connectors, clients
 
     def _connector(self, port: int) -> dict[str, Any]:
@@ -239,6 +261,7 @@ CHAINS = {
     "join": Candidate(Builder.join),
     "apart": Candidate(Builder.apart),
     "cloudflared": Candidate(Builder.cloudflared, ("$QANAT_CLOUDFLARED",)),
+    "relay": Candidate(Builder.relay, ("redis-server",)),
     "ssh": Candidate(Builder.ssh, ("ssh", "sshd", "ssh-keygen")),
     "haproxy": Candidate(Builder.haproxy, ("haproxy",)),
     "proxy": Candidate(Builder.proxy),

@@ -18,6 +18,7 @@ from qanat.edge.config import EdgeConfig
 from qanat.edge.server import serve
 from qanat.ids import OrganizationID, TunnelID, WorkspaceID
 from qanat.log import setup_logging
+from qanat.net.process import freeze_start, use_large_blocks
 
 
 class Table:
@@ -73,9 +74,11 @@ async def main() -> None:
     table = Table(job["tunnel"], job["tunnels"])
     async with serve(EdgeConfig.model_validate(job["edge"]), table) as edge:
         await table.warm(edge.directory)
+        freeze_start()
         print("ready", flush=True)
         await stop.wait()
 
 
 if __name__ == "__main__":
+    use_large_blocks()
     uvloop.run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ class Workload:
     quick: bool = False
 
 
-TUNNEL = ("join", "apart", "cloudflared", "ssh")
+TUNNEL = ("join", "apart", "cloudflared", "ssh", "relay")
 EVERYBODY: tuple[str, ...] = ()
 
 
@@ -84,6 +85,8 @@ def measure(chain: Chain, job: dict[str, Any]) -> Measurement:
     assert process.stdin is not None
     assert process.stdout is not None
     memory = 0
+    watchdog = threading.Timer(JOB_TIMEOUT, process.kill)  # a chain that stalls fails, and the run goes on
+    watchdog.start()
     try:
         _say(process, json.dumps({**job, "target": chain.target_json}))
         for line in process.stdout:
@@ -97,7 +100,10 @@ def measure(chain: Chain, job: dict[str, Any]) -> Measurement:
             elif line.startswith("result "):
                 cpu = {role: meter.read() for role, meter in meters.items()}
                 return _to_measurement(json.loads(line[7:]), cpu, memory or pss_bytes(pids), before)
+    except (BrokenPipeError, ValueError) as error:
+        raise LoadFailed(f"the load broke off for {job['kind']} through {chain.name}: {error}") from error
     finally:
+        watchdog.cancel()
         process.kill()
         process.wait()
     raise LoadFailed(f"no result for {job['kind']} through {chain.name}")
