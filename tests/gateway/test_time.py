@@ -99,8 +99,9 @@ async def test_deferred_tools_are_out_of_reach_of_a_model_that_cannot_search(ben
     message = await bench.create("Search the wiki", model="qanat-demo", tools=tools)
     assert "mcp_tool_use" not in [block.type for block in message.content]
     search = {"type": "tool_search_tool_bm25_20251119", "name": "tool_search_tool_bm25"}
-    with pytest.raises(BadRequestError, match="needs an Anthropic model"):
-        await bench.create("Search the wiki", model="qanat-demo", tools=[*tools, search])
+    regex = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
+    with pytest.raises(BadRequestError, match="needs an Anthropic model; use tool_search_tool_bm25"):
+        await bench.create("Search the wiki", model="qanat-demo", tools=[*tools, regex])
     bench.script([text("Hi")])
     await bench.create(tools=[*tools, search])
     assert bench.model.bodies[0]["tools"][0]["defer_loading"] is True

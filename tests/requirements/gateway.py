@@ -49,6 +49,7 @@ REQUIREMENTS: dict[str, str] = {
     "gateway:5": "A real small model behind llama.cpp talks through the whole tunnel",
     "gateway:6": "Archived tunnels and removed certificates end what goes on; an outage of the control plane does not",
     "gateway:7": "`qanat gateway --config` serves what its file says, and ends on a signal",
+    "gateway:8": "A model without tool search of its own finds deferred tools, and keeps them in a replay",
     "oauth-gateway:1": "A sign-in ends with a tool result: public provider, split or fixed metadata, enforcing proxy",
     "oauth-gateway:2": "No token, code or verifier is in a log, an answer, or readable in the database",
     "oauth-gateway:3": "Ten parallel calls with an expiring token make one refresh; a refused one makes one more",

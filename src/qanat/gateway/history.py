@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qanat.gateway import names
+from qanat.gateway import names, tool_search
 from qanat.gateway.errors import invalid
 from qanat.gateway.request import Block
 
@@ -77,12 +77,17 @@ def _has_client_call(messages: Sequence[Message]) -> bool:
     return any(block["type"] == "tool_use" for message in messages for block in as_blocks(message["content"]))
 
 
-def to_upstream(messages: Sequence[Message], media: Mapping[str, Sequence[Block]] | None = None) -> list[Message]:
-    """The same conversation without MCP blocks. `media` holds richer content for some results, by wire id."""
+def to_upstream(
+    messages: Sequence[Message], media: Mapping[str, Sequence[Block]] | None = None, *, searches: bool = False
+) -> list[Message]:
+    """The same conversation without MCP blocks. `media` holds richer content for some results, by wire id.
+
+    `searches`: tool searches become calls of a function, for models that know no others.
+    """
     translated: list[Message] = []
     for message in messages:
         if message["role"] == "assistant":
-            for blocks, results in _rounds(as_blocks(message["content"]), media or {}):
+            for blocks, results in _rounds(as_blocks(message["content"]), media or {}, searches):
                 _append(translated, "assistant", blocks)
                 _append(translated, "user", results)
         else:
@@ -104,7 +109,9 @@ def _append(messages: list[Message], role: str, blocks: list[Block], source: Mes
         messages.append({"role": role, "content": blocks, **extra})
 
 
-def _rounds(blocks: list[Block], media: Mapping[str, Sequence[Block]]) -> list[tuple[list[Block], list[Block]]]:
+def _rounds(
+    blocks: list[Block], media: Mapping[str, Sequence[Block]], searches: bool
+) -> list[tuple[list[Block], list[Block]]]:
     rounds: list[tuple[list[Block], list[Block]]] = []
     said: list[Block] = []
     results: list[Block] = []
@@ -112,10 +119,15 @@ def _rounds(blocks: list[Block], media: Mapping[str, Sequence[Block]]) -> list[t
         if block["type"] == "mcp_tool_result":
             results.append(_tool_result(block, media))
             continue
+        if searches and block["type"] == "tool_search_tool_result":
+            results.append(tool_search.as_function_result(block))
+            continue
         if results:
             rounds.append((said, results))
             said, results = [], []
-        if (translated := _said(block)) is not None:
+        if searches and block["type"] == "server_tool_use":
+            said.append(tool_search.as_function_call(block))
+        elif (translated := _said(block)) is not None:
             said.append(translated)
     return [*rounds, (said, results)]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
+from qanat.gateway import tool_search
 from qanat.gateway.errors import APIError, invalid
 from qanat.gateway.history import Message, to_upstream
 from qanat.gateway.request import Block, MessagesRequest
@@ -84,6 +85,7 @@ async def _run(talk: Conversation, turn: Turn, pending: Sequence[Block], emit: E
         if not turn.calls:
             return "end_turn" if stop_reason == "tool_use" and not turn.has_client_call else stop_reason
         if turn.has_client_call:
+            await _run_searches(talk, turn, turn.calls, emit)
             return "tool_use"
         await _run_calls(talk, turn, turn.calls, emit)
         if stop_reason not in ("tool_use", "end_turn"):
@@ -103,6 +105,8 @@ async def _sample(talk: Conversation, turn: Turn, body: Block, emit: Emit) -> No
 
 async def _run_calls(talk: Conversation, turn: Turn, calls: Sequence[Call], emit: Emit) -> None:
     """Run all calls at once, at most so many at a time; results come in the order of the calls."""
+    await _run_searches(talk, turn, calls, emit)
+    calls = [call for call in calls if not call.is_search]
     gate = asyncio.Semaphore(talk.limits.parallel_calls)
 
     async def run(call: Call) -> ToolResult:
@@ -120,12 +124,18 @@ async def _run_calls(talk: Conversation, turn: Turn, calls: Sequence[Call], emit
         await emit(turn.add_result(call.use, task.result()))
 
 
+async def _run_searches(talk: Conversation, turn: Turn, calls: Sequence[Call], emit: Emit) -> None:
+    for call in calls:
+        if call.is_search:
+            await emit(turn.add(tool_search.run(call.use, talk.table.entries)))
+
+
 def upstream_body(talk: Conversation, turn: Turn, *, first: bool) -> Block | None:
     """The body of the next sampling. None when the output budget is used up."""
     request = talk.request
     body = {key: value for key, value in request.body.items() if key not in OWN_FIELDS}
     body["model"] = talk.upstream_model or request.model
-    if entries := offered_tools(talk):
+    if entries := offered_tools(talk, turn):
         body["tools"] = entries
     body["messages"] = translated_messages(talk, turn)
     remaining = request.max_tokens - turn.usage.total("output_tokens")
@@ -138,13 +148,20 @@ def upstream_body(talk: Conversation, turn: Turn, *, first: bool) -> Block | Non
     return body
 
 
-def offered_tools(talk: Conversation) -> list[Block]:
-    """The tools the model is shown. One that cannot search never sees deferred tools: they are out of reach."""
+def offered_tools(talk: Conversation, turn: Turn) -> list[Block]:
+    """The tools the model is shown. One that cannot search by itself sees a function, and what it found with that."""
     if talk.upstream.features.tool_search:
         return talk.table.entries
-    if any(is_search_tool(entry) for entry in talk.table.entries):
-        raise invalid("tools: tool search needs an Anthropic model as upstream")
-    return [entry for entry in talk.table.entries if entry.get("defer_loading") is not True]
+    found = tool_search.found_names([*(message["content"] for message in talk.request.messages), turn.content])
+    offered: list[Block] = []
+    for entry in talk.table.entries:
+        if is_search_tool(entry):
+            if not str(entry["type"]).startswith(tool_search.BM25_PREFIX):
+                raise invalid(f"tools: '{entry['type']}' needs an Anthropic model; use {tool_search.BM25_PREFIX}")
+            offered.append(tool_search.declaration(entry))
+        elif entry.get("defer_loading") is not True or entry.get("name") in found:
+            offered.append(entry)
+    return offered
 
 
 def translated_messages(talk: Conversation, turn: Turn) -> list[Message]:
@@ -155,7 +172,7 @@ def translated_messages(talk: Conversation, turn: Turn) -> list[Message]:
     takes = talk.upstream.features.media
     media = dict(talk.media or {})
     media |= {wire_id: result.blocks_for(takes) for wire_id, result in turn.results.items()}
-    return to_upstream(messages, media)
+    return to_upstream(messages, media, searches=not talk.upstream.features.tool_search)
 
 
 def _fit_thinking(body: Block, remaining: int) -> bool:

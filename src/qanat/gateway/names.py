@@ -29,4 +29,9 @@ def to_wire_id(upstream_id: str) -> str:
 
 def to_upstream_id(wire_id: str) -> str:
     """The upstream's own id back again: replays must match it byte for byte."""
-    return f"toolu_{wire_id.removeprefix('mcptoolu_')}"
+    return f"toolu_{wire_id.removeprefix('mcptoolu_').removeprefix('srvtoolu_')}"
+
+
+def to_search_id(upstream_id: str) -> str:
+    """The id of a tool search on our wire."""
+    return f"srvtoolu_{upstream_id.removeprefix('toolu_')}"

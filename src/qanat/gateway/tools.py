@@ -56,6 +56,8 @@ class ToolTable:
     mcp: dict[str, MCPTool] = field(default_factory=dict)
     """Composed name to tool."""
     client: set[str] = field(default_factory=set)
+    search: set[str] = field(default_factory=set)
+    """Names of tool search tools; only a model without a search of its own calls them as functions."""
     unknown_configs: list[tuple[str, str]] = field(default_factory=list)
     """(server, tool) pairs that a toolset configures and the server does not have."""
 
@@ -75,7 +77,7 @@ def build_table(request: MessagesRequest, listings: Mapping[str, Listing]) -> To
         else:
             table.entries.append(tool)
             if isinstance(name := tool.get("name"), str):
-                table.client.add(name)
+                (table.search if is_search_tool(tool) else table.client).add(name)
     for server in request.servers:
         if server.toolset_index is None:
             _add_toolset(table, server, listings)
@@ -110,7 +112,7 @@ def _entry(composed: str, tool: ListedTool, deferred: bool) -> Block:
 
 
 def _check(table: ToolTable) -> None:
-    for name in table.client:
+    for name in table.client | table.search:
         if name in table.mcp:
             raise _conflict(name)
     if len(table.mcp) > MAX_TOOLS:

@@ -35,10 +35,14 @@ class OpenBlock:
 
 @dataclass(frozen=True)
 class Call:
-    """An MCP call of the current iteration. `problem`: why it cannot be made."""
+    """An MCP call or a tool search of the current iteration. `problem`: why it cannot be made."""
 
     use: Block
     problem: str | None = None
+
+    @property
+    def is_search(self) -> bool:
+        return bool(self.use["type"] == "server_tool_use")
 
 
 class Turn:
@@ -179,8 +183,10 @@ class Turn:
         return [*events, {"type": "content_block_start", "index": index, "content_block": dict(block)}]
 
     def _as_mcp_use(self, block: Block) -> Block | None:
-        """The block as `mcp_tool_use`; None when it is the client's to answer."""
+        """The block as `mcp_tool_use`, or as a tool search; None when it is the client's to answer."""
         name = block["name"]
+        if name in self._table.search:
+            return {"type": "server_tool_use", "id": names.to_search_id(block["id"]), "name": name, "input": {}}
         use: Block = {"type": "mcp_tool_use", "id": names.to_wire_id(block["id"])}
         if (tool := self._table.mcp.get(name)) is not None:
             return use | {"name": tool.name, "server_name": tool.server.name, "input": {}}
