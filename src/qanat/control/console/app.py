@@ -22,7 +22,9 @@ from qanat.control.console import audit, identity, keys, signin, tunnels
 from qanat.control.console.pages import HERE, ROOT, Handler, Pages, Visit, go, read_form, render
 from qanat.control.errors import AuthenticationFailed, Invalid, NotFound, PermissionDenied, Refused
 from qanat.control.operations import Operations
+from qanat.control.operations.workspaces import OlderPageRequest
 
+WORKSPACES = OlderPageRequest(limit=100, include_default=True)
 PAGES: Pages = {**tunnels.PAGES, **identity.PAGES, **keys.PAGES, **audit.PAGES}
 
 
@@ -33,6 +35,7 @@ def make_console(operations: Operations, closing: asyncio.Event) -> Starlette:
         Route("/", _home),
         Route("/sign-in", signin.page, methods=["GET"]),
         Route("/sign-in", _from_our_pages(signin.sign_in), methods=["POST"]),
+        Route("/workspace", _guard(signin.choose_workspace), methods=["POST"]),
         Route("/sign-out", _guard(signin.sign_out), methods=["POST"]),
     ]
     for path, methods in PAGES.items():
@@ -62,9 +65,11 @@ def _guard(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             request.state.form = await read_form(request)
             if not hmac.compare_digest(request.state.form.pop("csrf", ""), session.csrf):
                 raise PermissionDenied("this form is out of date; reload the page and try again")
-            if not session.may_manage and handler is not signin.sign_out:
+            if not session.may_manage and handler not in signin.ABOUT_ONESELF:
                 raise PermissionDenied("your role may look at everything here and change nothing")
-        return await handler(Visit(request, operations, session))
+        alone = Visit(request, operations, session)
+        page = await operations.workspaces.list_page(alone.actor, WORKSPACES)
+        return await handler(Visit(request, operations, session, page.data))
 
     return guarded
 

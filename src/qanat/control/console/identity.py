@@ -69,17 +69,21 @@ async def create_rule(visit: Visit) -> Response:
 
 
 async def _new_rule(visit: Visit) -> str:
+    return (await visit.operations.rules.create(visit.actor, read_rule(visit, "name"))).id
+
+
+def read_rule(visit: Visit, name: str) -> RuleChange:
+    """The rule in a form, for the current workspace; `name` is the field that holds its name. Raises `Invalid`."""
     form = visit.request.state.form
-    match = {name: form[name] for name in ("subject_prefix", "audience", "condition") if form.get(name)}
-    change = RuleChange(
-        name=_required(form, "name"),
+    match = {field: form[field] for field in ("subject_prefix", "audience", "condition") if form.get(field)}
+    return RuleChange(
+        name=_required(form, name),
         issuer_id=_required(form, "issuer_id"),
         match=match,
         service_account_id=_required(form, "service_account_id"),
         oauth_scope=form.get("oauth_scope") or MANAGE_TUNNELS,
         workspace_id=visit.session.workspace_id,
     )
-    return (await visit.operations.rules.create(visit.actor, change)).id
 
 
 async def archive(visit: Visit) -> Response:

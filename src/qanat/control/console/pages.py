@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from qanat import __version__
 from qanat.control.errors import Invalid, TooLarge
+from qanat.control.nouns import Workspace
 from qanat.control.operations import Operations
 from qanat.control.operations.console_sessions import ConsoleSession
 from qanat.control.operations.context import Actor
@@ -63,6 +64,8 @@ class Visit:
     request: Request
     operations: Operations
     session: ConsoleSession
+    workspaces: Sequence[Workspace] = ()
+    """The organization's live ones, to choose from."""
 
     @property
     def actor(self) -> Actor:
@@ -90,7 +93,8 @@ def render_part(template: str, **values: Any) -> str:
 def show(visit: Visit, template: str, status: int = 200, **values: Any) -> Response:
     """A page for somebody signed in."""
     done = visit.request.query_params.get("done", "")
-    return render(template, status, session=visit.session, path=visit.request.url.path, done=done, **values)
+    shared = {"session": visit.session, "workspaces": visit.workspaces}
+    return render(template, status, **shared, path=visit.request.url.path, done=done, **values)
 
 
 def go(path: str, done: str = "") -> Response:

@@ -58,6 +58,18 @@ async def sign_out(visit: Visit) -> Response:
     return response
 
 
+async def choose_workspace(visit: Visit) -> Response:
+    """Look at another workspace from now on."""
+    cookie = visit.request.cookies[cookie_name(visit.request)]
+    wanted = visit.request.state.form.get("workspace", "")
+    await visit.operations.console_sessions.choose_workspace(cookie, wanted)
+    return go("/tunnels")
+
+
+ABOUT_ONESELF = (sign_out, choose_workspace)
+"""Changes that take no right but being signed in."""
+
+
 def _form(request: Request, error: Refused | None = None) -> Response:
     status = 200 if error is None else error.status
     text = "That credential is not known here." if isinstance(error, AuthenticationFailed) else str(error or "")

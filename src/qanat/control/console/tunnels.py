@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from qanat.control.console import access
 from qanat.control.console.health import Verdict, judge, look, render_health
 from qanat.control.console.live import stream
 from qanat.control.console.pages import Pages, Visit, go, show
@@ -25,10 +26,17 @@ async def list_tunnels(visit: Visit, error: Refused | None = None) -> Response:
         tunnel for tunnel in found.data if wanted == "all" or (tunnel.archived_at is not None) == (wanted == "archived")
     ]
     verdicts = await _verdicts(visit, tunnels)
+    rules, issuers, accounts = await access.choices(visit)
     return show(
         visit, "tunnels.html", error.status if error else 200, tunnels=tunnels, verdicts=verdicts, wanted=wanted,
-        filters=FILTERS, error=error, limit=visit.operations.context.config.limits.tunnels_per_organization,
+        filters=FILTERS, error=error, rules=rules, issuers=issuers, accounts=accounts, form=_form_of(visit),
+        limit=visit.operations.context.config.limits.tunnels_per_organization,
     )  # fmt: skip
+
+
+def _form_of(visit: Visit) -> dict[str, str]:
+    """What was filled in, so that nobody has to do it again after a mistake."""
+    return getattr(visit.request.state, "form", {})
 
 
 async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
@@ -47,6 +55,8 @@ async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
 async def create(visit: Visit) -> Response:
     """Create a tunnel and show its page."""
     try:
+        if _form_of(visit).get("programmatic") == "on":
+            await access.set_up(visit)
         tunnel = await visit.operations.tunnels.create(visit.actor, visit.request.state.form.get("name", ""))
     except Refused as error:
         return await list_tunnels(visit, error)
