@@ -37,8 +37,19 @@ def test_name_and_protocols_are_read_once_all_of_it_is_there(name: str | None, a
 
 def test_a_hello_may_span_records() -> None:
     payload = client_hello("a.b", "h2")[5:]
-    records = b"".join(b"\x16\x03\x01\x00\x01" + payload[i : i + 1] for i in range(len(payload)))
-    assert read_client_hello(records) == ClientHello("a.b", (b"h2",))
+    assert read_client_hello(in_records(payload, len(payload) // 5)) == ClientHello("a.b", (b"h2",))
+
+
+def test_a_hello_in_crumbs_is_refused_before_it_is_whole() -> None:
+    crumbs = in_records(client_hello("a.b", "h2")[5:], 1)  # each byte that comes has all of it read once more
+    with pytest.raises(ProtocolError, match="too many records"):
+        read_client_hello(crumbs[: len(crumbs) // 2])
+
+
+def in_records(payload: bytes, size: int) -> bytes:
+    """A handshake message cut into TLS records of at most `size` bytes."""
+    pieces = [payload[start : start + size] for start in range(0, len(payload), size)]
+    return b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1", b"\x15\x03\x03\x00\x02\x02\x78", b"\x16\x03\x01\x00\x01\x02"])

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from qanat.errors import ProtocolError
 
 MAX_SIZE = 16 * 1024
+MAX_RECORDS = 8
+"""Records that a ClientHello may span. Real ones take one or two; crumbs would make reading it again and again dear."""
 NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"
 """The fatal alert (RFC 7301 3.2) as a record."""
 _HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _ALPN = 22, 1, 0, 16
@@ -52,8 +54,11 @@ def read_client_hello(data: bytes) -> ClientHello | None:
 
 def _join_records(data: bytes) -> bytes | None:
     """The body of the ClientHello, which may span records."""
-    body, position = b"", 0
+    body, position, records = b"", 0, 0
     while position < len(data):
+        records += 1
+        if records > MAX_RECORDS:
+            raise ProtocolError("ClientHello in too many records")
         if data[position] != _HANDSHAKE:
             raise ProtocolError("no TLS handshake")
         if position + 5 > len(data):
