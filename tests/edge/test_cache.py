@@ -103,6 +103,32 @@ async def test_after_a_reset_tunnels_in_use_are_looked_at_again_at_once() -> Non
     assert await cache.by_domain(unused.record.domain) == unused.record
 
 
+async def test_a_change_that_cannot_be_applied_does_not_end_the_following() -> None:
+    directory = DictDirectory()
+    tunnel = directory.add(make_tunnel())
+    heard: list[TunnelRecord] = []
+
+    def hear(record: TunnelRecord) -> None:
+        heard.append(record)
+        if len(heard) == 1:
+            raise RuntimeError("a bug in whoever listens")
+
+    cache = CachedDirectory(directory, hear)
+    async with following(cache):
+        assert await cache.by_uuid(tunnel.record.uuid) == tunnel.record
+        await directory.change(tunnel.record.model_copy(update={"secret_sha256": "1" * 64}))
+        async with asyncio.timeout(TIMEOUT):
+            while not heard or cache.following:  # noqa: ASYNC110 - plain flags
+                await asyncio.sleep(0)
+            while not cache.following:  # noqa: ASYNC110 - a plain flag
+                await asyncio.sleep(0.01)
+        rotated = tunnel.record.model_copy(update={"secret_sha256": "2" * 64})
+        await directory.change(rotated)
+        async with asyncio.timeout(TIMEOUT):
+            while heard[-1] != rotated:  # noqa: ASYNC110 - a plain list
+                await asyncio.sleep(0)
+
+
 async def test_an_unknown_tunnel_cannot_be_served_without_the_control_plane() -> None:
     directory = DictDirectory()
     await directory.stop()

@@ -147,7 +147,9 @@ class CachedDirectory:
                         _log.info("following the control plane", cursor=change.cursor)
                     self.following, backoff = True, FIRST_BACKOFF
                     await self._apply(change)
-            except (QanatError, OSError) as error:
+            except Exception as error:
+                if not isinstance(error, (QanatError, OSError)):  # a bug must not end the hearing of revocations
+                    _log.exception("a change could not be applied")
                 if self.following or backoff == FIRST_BACKOFF:
                     _log.warn("control plane lost, going on with what is known", error=str(error))
             self.following = False
@@ -184,7 +186,9 @@ class CachedDirectory:
         except DirectoryUnavailable:
             return  # stays outdated, and is asked for again when it is next used
         if record is None:
-            entry = self._by_uuid.pop(uuid)
+            entry = self._by_uuid.pop(uuid, None)
+            if entry is None:
+                return
             self._uuid_of.pop(entry.record.domain, None)
             record = entry.record.model_copy(update={"archived": True})
         self._on_change(record)
