@@ -66,11 +66,42 @@ def synchronous() -> dict[str, Any]:
     history = [{"role": "user", "content": "mixed"}, {"role": "assistant", "content": as_parameters(mixed)}]
     history.append({"role": "user", "content": [answer]})
     seen["resumed"] = summary(client.beta.messages.create(**ask("", messages=history, tools=tools)))
+    for name, question in (("two", "two"), ("mixed", "mixed")):
+        with client.beta.messages.stream(**ask(question, tools=tools)) as helper:
+            seen[f"{name}_streamed"] = summary(helper.get_final_message())
+    seen |= others(client)
     bearer = anthropic.Anthropic(base_url=URL, auth_token=KEY, max_retries=0)
     seen["bearer"] = summary(bearer.beta.messages.create(**ask("nothing")))
     runner = client.beta.messages.tool_runner(**ask("forever"))
     seen["runner"] = [message.stop_reason for message in runner]
     return seen
+
+
+def others(client: Any) -> dict[str, Any]:
+    """The deprecated shape, refusals, models, counting."""
+    server = {**OPTIONS["mcp_servers"][0], "tool_configuration": {"allowed_tools": ["search"]}}
+    old = {"mcp_servers": [server], "tools": [], "betas": ["mcp-client-2025-04-04"]}
+    refused = []
+    for changes in ({"tools": []}, {"tools": [{"type": "mcp_toolset", "mcp_server_name": "nobody"}]}, {"betas": []}):
+        for stream in (False, True):
+            try:
+                client.beta.messages.create(**ask("one", **changes, stream=stream))
+            except anthropic.BadRequestError as error:
+                refused.append(error.body["error"]["type"])
+    counting = {key: value for key, value in ask("one").items() if key != "max_tokens"}
+    bare = {**counting, "mcp_servers": [], "tools": []}
+    try:
+        missing = client.models.retrieve("nope").id
+    except anthropic.NotFoundError:
+        missing = "not found"
+    counts = [client.beta.messages.count_tokens(**body).input_tokens for body in (bare, counting)]
+    return {
+        "deprecated": summary(client.beta.messages.create(**ask("one", **old))),
+        "refused": refused,
+        "models": sorted(model.id for model in client.models.list()),
+        "missing": missing,
+        "counts_tools": counts[0] < counts[1],
+    }
 
 
 async def asynchronous() -> dict[str, Any]:

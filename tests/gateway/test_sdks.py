@@ -62,6 +62,11 @@ def check(seen: dict[str, Any]) -> None:
     assert seen["replayed"]["types"] == ["text"]
     assert (seen["mixed"]["types"], seen["mixed"]["stop_reason"]) == (["tool_use", "mcp_tool_use"], "tool_use")
     assert seen["resumed"]["types"] == ["mcp_tool_result", "text"]
+    assert (seen["two_streamed"], seen["mixed_streamed"]) == (two, seen["mixed"])
+    assert seen["deprecated"]["types"] == seen["one"]["types"]
+    assert seen["refused"] == ["invalid_request_error"] * 6
+    assert (seen["models"], seen["missing"]) == (["qanat-demo", "stub"], "not found")
+    assert seen["counts_tools"]
 
 
 def check_history(model: ScriptedModel) -> None:
@@ -73,7 +78,7 @@ def check_history(model: ScriptedModel) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ENVIRONMENTS)
-@requirement(*(f"messages:{number}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 19, 21, 39)))
+@requirement(*(f"messages:{number}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 19, 21, 24, 25, 35, 39)))
 async def test_every_python_sdk_sees_the_documented_blocks(version: str) -> None:
     python = ENVIRONMENTS[version]
     if not python.exists():

@@ -49,4 +49,37 @@ const resume = [
   { role: "user", content: [{ type: "tool_result", tool_use_id: mixed.content[0].id, content: "sunny" }] },
 ];
 seen.resumed = summary(await client.beta.messages.create(ask("", { messages: resume, tools })));
+for (const question of ["two", "mixed"]) {
+  const stream = client.beta.messages.stream(ask(question, { tools }));
+  seen[`${question}_streamed`] = summary(await stream.finalMessage());
+}
+const server = { ...options.mcp_servers[0], tool_configuration: { allowed_tools: ["search"] } };
+const old = { mcp_servers: [server], tools: [], betas: ["mcp-client-2025-04-04"] };
+seen.deprecated = summary(await client.beta.messages.create(ask("one", old)));
+seen.refused = [];
+for (const changes of [
+  { tools: [] },
+  { tools: [{ type: "mcp_toolset", mcp_server_name: "nobody" }] },
+  { betas: [] },
+]) {
+  for (const stream of [false, true]) {
+    await client.beta.messages.create(ask("one", { ...changes, stream })).catch((error) => {
+      if (error instanceof Anthropic.BadRequestError) seen.refused.push(error.error.error.type);
+    });
+  }
+}
+seen.models = [];
+for await (const model of client.models.list()) seen.models.push(model.id);
+seen.models.sort();
+seen.missing = await client.models.retrieve("nope").then(
+  (model) => model.id,
+  (error) => (error instanceof Anthropic.NotFoundError ? "not found" : String(error)),
+);
+const { max_tokens, ...counting } = ask("one");
+const bare = { ...counting, mcp_servers: [], tools: [] };
+const counts = [];
+for (const body of [bare, counting]) {
+  counts.push((await client.beta.messages.countTokens(body)).input_tokens);
+}
+seen.counts_tools = counts[0] < counts[1];
 console.log(JSON.stringify(seen));
