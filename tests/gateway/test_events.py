@@ -15,6 +15,7 @@ from qanat.gateway.events import EventQueue
 from qanat.gateway.hops import hop_of, hop_of_answer
 from qanat.gateway.metrics import Metrics
 from qanat.ids import TunnelID
+from tests.support.requirements import requirement
 
 TUNNEL = TunnelID("tnl_01a")
 
@@ -45,6 +46,7 @@ def dropped(metrics: Metrics) -> float | None:
     return metrics.registry.get_sample_value("qanat_gateway_events_dropped_total")
 
 
+@requirement("console:events")
 async def test_events_are_handed_over_in_batches_in_their_order() -> None:
     waiting, metrics = queue()
     for number in range(1500):
@@ -56,6 +58,7 @@ async def test_events_are_handed_over_in_batches_in_their_order() -> None:
     assert dropped(metrics) == 0
 
 
+@requirement("console:events")
 async def test_while_the_control_plane_is_down_the_newest_are_kept_and_the_rest_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.support.console import sign_in, text_of
 from tests.support.control import ControlThread, Tenant
 from tests.support.federation import federate
+from tests.support.requirements import requirement
 
 SCOPE = "workspace:manage_tunnels"
 
@@ -31,6 +32,7 @@ def rule_in(page: str) -> str:
     return found[1]
 
 
+@requirement("console:create")
 def test_a_rule_is_created_with_the_tunnel_and_its_scope_cannot_be_forged(tenant: Tenant) -> None:
     person = sign_in(tenant)
     fields = {"rule_name": "deploy", "subject_prefix": "repo:a/b:", "oauth_scope": "org:admin", **parts(tenant)}
@@ -75,6 +77,7 @@ def test_a_viewer_sees_no_form_but_why(tenant: Tenant) -> None:
     assert "takes the role that manages tunnels" in page
 
 
+@requirement("console:workspace")
 def test_a_workspace_of_ones_own_organization_can_be_chosen_by_viewers_too(tenant: Tenant) -> None:
     manager, viewer = sign_in(tenant), sign_in(tenant, "viewer")
     manager.post("/tunnels", name="staging")
@@ -84,6 +87,7 @@ def test_a_workspace_of_ones_own_organization_can_be_chosen_by_viewers_too(tenan
     assert "staging" in manager.get("/tunnels").text
 
 
+@requirement("console:workspace")
 def test_a_workspace_of_another_organization_cannot(control: ControlThread, tenant: Tenant) -> None:
     theirs = control.new_tenant()
     other = control.run(control.operations.workspaces.create(theirs.actor, "secret", None, {}))

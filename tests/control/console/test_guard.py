@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.console import sign_in, text_of
 from tests.support.control import ControlThread
+from tests.support.requirements import requirement
 
 
 def browser(control: ControlThread) -> httpx2.Client:
@@ -48,6 +49,7 @@ def test_an_api_key_does_not_open_the_console(control: ControlThread) -> None:
         assert client.post("/console/sign-in", data={"credential": token}).status_code == 403
 
 
+@requirement("console:fixation")
 def test_signing_in_never_keeps_a_session_id_that_somebody_planted(control: ControlThread) -> None:
     tenant = control.new_tenant()
     with browser(control) as client:
@@ -66,12 +68,14 @@ def test_a_session_is_no_api_credential(control: ControlThread) -> None:
 @pytest.mark.parametrize(
     "headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Content-Type": "text/plain"}]
 )
+@requirement("console:csrf")
 def test_a_form_of_another_site_changes_nothing(control: ControlThread, headers: dict[str, str]) -> None:
     person = sign_in(control.new_tenant())
     assert person.post("/tunnels", headers, name="forged").status_code in (400, 403)
     assert "forged" not in person.get("/tunnels").text
 
 
+@requirement("console:csrf")
 def test_a_form_without_the_sessions_token_changes_nothing(control: ControlThread) -> None:
     tenant = control.new_tenant()
     person, other = sign_in(tenant), sign_in(tenant)
@@ -80,6 +84,7 @@ def test_a_form_without_the_sessions_token_changes_nothing(control: ControlThrea
     assert "forged" not in person.get("/tunnels?show=all").text
 
 
+@requirement("console:viewer", "setup:39")
 def test_a_viewer_sees_and_changes_nothing(control: ControlThread) -> None:
     tenant = control.new_tenant()
     manager, viewer = sign_in(tenant), sign_in(tenant, "viewer")
@@ -108,6 +113,7 @@ def test_another_organizations_tunnel_does_not_exist(control: ControlThread) -> 
     assert mine.post(f"/tunnels/{tunnel_id}/token").status_code == 404
 
 
+@requirement("console:escape")
 def test_names_are_shown_never_run(control: ControlThread) -> None:
     person = sign_in(control.new_tenant())
     name = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -118,6 +124,7 @@ def test_names_are_shown_never_run(control: ControlThread) -> None:
     assert name in text_of(page).replace("  ", " ") or "alert(1)" in text_of(page)
 
 
+@requirement("console:headers")
 def test_every_answer_carries_the_strict_headers(control: ControlThread) -> None:
     person = sign_in(control.new_tenant())
     for answer in (person.get("/tunnels"), person.get("/tunnels/tnl_01nope"), person.post("/tunnels", csrf="x")):

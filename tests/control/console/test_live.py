@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from qanat.dev.request import ask, example_request
+from qanat.pki.issue import issue_server
+from qanat.pki.material import load_pair
 from qanat.samples import server as samples
 from qanat.samples import tickets
 from qanat.samples.database import Database
 from qanat.stack import Stack
 from tests.support.live_page import LivePage, live_page
-from tests.support.pki import throwaway_ca
+from tests.support.pki import serial, throwaway_ca
+from tests.support.requirements import requirement
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -31,6 +35,7 @@ async def page(stack: Stack) -> AsyncIterator[LivePage]:
         yield page
 
 
+@requirement("console:live:calls")
 async def test_a_call_shows_its_route_and_tool_and_teaches_the_route(stack: Stack, page: LivePage) -> None:
     text = await page.says("tools/call", "tools/list", "tickets/mcp up")
     answer = await ask(stack, example_request(stack, "qanat-demo"))
@@ -39,6 +44,7 @@ async def test_a_call_shows_its_route_and_tool_and_teaches_the_route(stack: Stac
     assert text.startswith("Connected")
 
 
+@requirement("console:live:upstream")
 async def test_the_upstreams_plug_is_named_and_back_it_is_green(stack: Stack, page: LivePage) -> None:
     await page.says("tickets/mcp up")
     await stack.stop_part("samples")
@@ -48,6 +54,7 @@ async def test_the_upstreams_plug_is_named_and_back_it_is_green(stack: Stack, pa
         assert (await page.says("tickets/mcp up")).startswith("Connected")
 
 
+@requirement("console:live:connector")
 async def test_the_connectors_plug_is_named_and_back_it_is_green(stack: Stack, page: LivePage) -> None:
     await page.says("tickets/mcp up")
     await stack.stop_part("connector")
@@ -56,12 +63,14 @@ async def test_the_connectors_plug_is_named_and_back_it_is_green(stack: Stack, p
     assert (await page.says("tickets/mcp up")).startswith("Connected")
 
 
+@requirement("console:live:edge")
 async def test_the_edges_plug_is_named(stack: Stack, page: LivePage) -> None:
     await page.says("tickets/mcp up")
     await stack.stop_part("edge")
     await page.says("tickets/mcp down edge")
 
 
+@requirement("console:live:certificate")
 async def test_a_server_certificate_that_no_registered_ca_signed_is_named(stack: Stack, page: LivePage) -> None:
     await page.says("tickets/mcp up")
     (revoke,) = await page.actions("/revoke")
@@ -71,6 +80,26 @@ async def test_a_server_certificate_that_no_registered_ca_signed_is_named(stack:
     assert (await page.says("tickets/mcp down proxy")).startswith("Down Proxy:")
 
 
+@requirement("console:live:expired")
+async def test_a_server_certificate_that_runs_out_is_named_and_a_new_one_is_green(stack: Stack, page: LivePage) -> None:
+    await page.says("tickets/mcp up")
+    replace_certificate(stack, timedelta(seconds=2))
+    assert "expired" in await page.says("tickets/mcp down proxy")
+    replace_certificate(stack, timedelta(days=1))
+    await page.says("tickets/mcp up")
+
+
+def replace_certificate(stack: Stack, lifetime: timedelta) -> None:
+    """What `setup renew-cert` does, for a certificate that lives so long from now on."""
+    read = {name: (stack.customer / name).read_bytes() for name in ("ca.crt", "ca.key", "tls.crt", "tls.key")}
+    ca, key = load_pair(read["ca.crt"], read["ca.key"]), load_pair(read["tls.crt"], read["tls.key"]).key
+    made = issue_server(ca, stack.tunnel_domain, datetime.now(UTC), serial(), lifetime=lifetime, key=key)
+    new = stack.customer / "tls.crt.new"
+    new.write_bytes(made.certificate_pem)
+    new.rename(stack.customer / "tls.crt")
+
+
+@requirement("console:live:unknown")
 async def test_what_no_gateway_speaks_of_is_unknown_and_never_green(stack: Stack, page: LivePage) -> None:
     await page.says("tickets/mcp up")
     await stack.stop_part("gateway")

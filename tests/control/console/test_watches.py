@@ -10,6 +10,7 @@ import pytest
 from tests.support.console import Person, sign_in, text_of
 from tests.support.control import EDGE_KEY, GATEWAY_KEY, ControlThread, SteppedClock, Tenant
 from tests.support.pki import throwaway_ca
+from tests.support.requirements import requirement
 
 
 def new_tunnel(person: Person) -> str:
@@ -29,6 +30,7 @@ def to_probe(tenant: Tenant, tunnel_id: str) -> list[tuple[str, str]]:
     return [(watch["route"], watch["path"]) for watch in watches if watch["tunnel_id"] == tunnel_id]
 
 
+@requirement("console:watch")
 def test_a_person_adds_and_removes_a_route(control: ControlThread) -> None:
     tenant = control.new_tenant()
     person = sign_in(tenant)
@@ -46,6 +48,7 @@ def test_what_is_no_route_is_refused(control: ControlThread, route: str, path: s
     assert person.post(f"/tunnels/{new_tunnel(person)}/watches", route=route, path=path).status_code == 400
 
 
+@requirement("console:watch")
 def test_a_call_that_went_well_teaches_its_route_and_one_that_failed_does_not(control: ControlThread) -> None:
     tenant = control.new_tenant()
     person = sign_in(tenant)
@@ -78,6 +81,7 @@ def test_another_organization_watches_nothing_here_and_an_edge_asks_in_vain(cont
         assert edge.get("/internal/v1/watches").status_code == 403
 
 
+@requirement("console:worst")
 def test_the_worst_route_is_the_tunnels_badge_and_an_old_verdict_is_none(
     start_control: Callable[..., ControlThread],
 ) -> None:

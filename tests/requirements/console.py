@@ -1,0 +1,32 @@
+"""Promises of the console: live truth, access, and what is refused."""
+
+from __future__ import annotations
+
+REQUIREMENTS: dict[str, str] = {
+    "console:live:calls": "Last calls show route, method and tool, never arguments or results",
+    "console:live:upstream": "A dead upstream is told by itself and by name; back, it is green again",
+    "console:live:connector": "A dead connector is told by itself and by name; back, it is green again",
+    "console:live:edge": "A dead edge is told by itself and by name",
+    "console:live:certificate": "A server certificate that no registered CA signed is told as the proxy's fault",
+    "console:live:expired": "A server certificate out of date is told as the proxy's fault",
+    "console:live:unknown": "What nobody has said for ten seconds is unknown, never green",
+    "console:worst": "A tunnel's badge takes the worst of its watched routes",
+    "console:watch": "Routes are watched by hand, and learnt from calls that went well",
+    "console:events": "Events are batched, bounded, and counted when dropped",
+    "console:create": "A tunnel can be created with a federation rule whose scope is locked",
+    "console:workspace": "One chooses among the workspaces of one's own organization",
+    "console:viewer": "A viewer cannot change anything, by crafted request either",
+    "console:csrf": "A form without the session's token, or from another site, changes nothing",
+    "console:fixation": "Signing in never keeps a session that somebody planted",
+    "console:escape": "Planted script in names and errors is shown, never run",
+    "console:headers": "Every answer carries the strict content security policy",
+    "console:browser": "Every flow works in a real browser, by keyboard, at 360 px, without an axe violation",
+    "console:playground": "A playground lists and calls tools, and shows each hop's time",
+    "console:oidc": "Single sign-on by OIDC, with roles",
+}
+
+GAPS: dict[str, str] = {
+    "console:browser": "no browser test drives the console yet",
+    "console:playground": "not built: the control plane has no way to call through a tunnel",
+    "console:oidc": "not built: sign-in is by an operator's credential",
+}
