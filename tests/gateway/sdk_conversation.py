@@ -82,19 +82,22 @@ def others(client: Any) -> dict[str, Any]:
     server = {**OPTIONS["mcp_servers"][0], "tool_configuration": {"allowed_tools": ["search"]}}
     old = {"mcp_servers": [server], "tools": [], "betas": ["mcp-client-2025-04-04"]}
     refused = []
-    for changes in ({"tools": []}, {"tools": [{"type": "mcp_toolset", "mcp_server_name": "nobody"}]}, {"betas": []}):
+    unknown = [{"type": "mcp_toolset", "mcp_server_name": "nobody"}]
+    wrong: list[dict[str, Any]] = [{"tools": []}, {"tools": unknown}, {"betas": []}]
+    for changes in wrong:
         for stream in (False, True):
             try:
                 client.beta.messages.create(**ask("one", **changes, stream=stream))
             except anthropic.BadRequestError as error:
-                refused.append(error.body["error"]["type"])
+                body: Any = error.body
+                refused.append(body["error"]["type"])
     counting = {key: value for key, value in ask("one").items() if key != "max_tokens"}
     bare = {**counting, "mcp_servers": [], "tools": []}
     try:
         missing = client.models.retrieve("nope").id
     except anthropic.NotFoundError:
         missing = "not found"
-    counts = [client.beta.messages.count_tokens(**body).input_tokens for body in (bare, counting)]
+    counts = [client.beta.messages.count_tokens(**fields).input_tokens for fields in (bare, counting)]
     return {
         "deprecated": summary(client.beta.messages.create(**ask("one", **old))),
         "refused": refused,

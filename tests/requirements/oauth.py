@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 REQUIREMENTS: dict[str, str] = {
+    "oauth:1": "The 401 of a protected server reaches the caller through the tunnel with its link to the metadata",
     "oauth:2": "Protected-resource metadata is served at the path-inserted and at the root place",
     "oauth:3": "A resource that is the server's origin is accepted",
     "oauth:4": "A resource that is the server's own URL is accepted",
@@ -38,6 +39,7 @@ REQUIREMENTS: dict[str, str] = {
     "oauth:34": "Without keys nobody gets in; with cached keys an issuer may be down",
     "oauth:35": "A key rotated at the issuer is taken up without a restart",
     "oauth:36": "A session id opens nothing for another caller",
-    "oauth:37": "No access token, refresh token, code or verifier is in a log",
+    "oauth:37": "No token, code, verifier or secret is in any log line",
+    "oauth:38": "The official MCP client signs in and calls a tool through the tunnel, without a gateway",
 }
 GAPS: dict[str, str] = {}
