@@ -9,6 +9,7 @@ from collections.abc import Callable
 import uvloop
 from hypothesis import HealthCheck, settings
 
+
 # Nothing about time, and the same examples in every run: `make fuzz` is for new ones.
 settings.register_profile("qanat", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("qanat")
@@ -21,8 +22,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
-
-pytest_plugins = ["tests.support.planted"]
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
