@@ -9,6 +9,7 @@ from collections.abc import Callable
 import uvloop
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.support.planted"]
 
 # Nothing about time, and the same examples in every run: `make fuzz` is for new ones.
 settings.register_profile("qanat", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -14,7 +14,7 @@ from tests.support.conformance_server import make_server
 from tests.support.mcp_server import Bench, Heard, client_for, converse, serve
 from tests.support.node_clients import CONVERSATION, differences, everything, inspect, needs_node, node, verdicts
 from tests.support.path import BASE
-from tests.support.proxy import WAIT
+from tests.support.proxy import WAIT, UpstreamPeer, upstream_running
 from tests.support.requirements import requirement
 from tests.support.whole_tunnel import Arrangement, whole_tunnel
 
@@ -87,6 +87,51 @@ async def test_a_cancelled_call_is_cancelled_in_the_server(tmp_path: Path, arran
             call.cancel()
             await bench.cancelled.wait()
         await asyncio.gather(call, return_exceptions=True)
+
+
+@requirement("oauth:1")
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+async def test_a_protected_servers_401_and_its_metadata_arrive_as_the_server_sent_them(
+    tmp_path: Path, arrangement: Arrangement
+) -> None:
+    prm = "/.well-known/oauth-protected-resource/mcp"
+    resource = f"https://echo.a1b2c3d4.{BASE}/mcp"
+    challenge = f'Bearer error="invalid_token", resource_metadata="{resource.removesuffix("/mcp")}{prm}", scope="a b"'
+    document = json.dumps({"resource": resource, "authorization_servers": ["https://sso.example"]}).encode()
+
+    async def protected(peer: UpstreamPeer) -> None:
+        while True:
+            if (await peer.request()).target.startswith(prm):
+                peer.answer(document, "Content-Type: application/json")
+            else:
+                headers = ("Content-Type: application/json", f"WWW-Authenticate: {challenge}", "X-Reason: expired")
+                peer.answer(b'{"error":"invalid_token"}', *headers, status="401 Unauthorized")
+
+    async with (
+        upstream_running(protected) as upstream,
+        whole_tunnel(tmp_path, {"echo": upstream.url}, arrangement) as tunnel,
+        tunnel.client() as http,
+    ):
+        refused = await http.post(tunnel.url("echo"), json={"jsonrpc": "2.0", "id": 1, "method": "initialize"})
+        assert (refused.status_code, refused.content) == (401, b'{"error":"invalid_token"}')
+        assert refused.headers.get_list("www-authenticate") == [challenge]
+        assert refused.headers["x-reason"] == "expired"
+        assert (await http.get(tunnel.url("echo", prm))).content == document
+
+
+async def test_trace_context_and_baggage_arrive_as_they_were_sent(tmp_path: Path) -> None:
+    context = {
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "tracestate": "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7",
+        "baggage": "tenant=a%20b;ttl=1",
+    }
+    async with (
+        upstream_running() as upstream,
+        whole_tunnel(tmp_path, {"echo": upstream.url}, "apart") as tunnel,
+        tunnel.client() as http,
+    ):
+        assert (await http.get(tunnel.url("echo"), headers=context)).status_code == 200
+        assert {name: upstream.seen[0].all(name) for name in context} == {k: [v] for k, v in context.items()}
 
 
 @needs_node

@@ -28,6 +28,7 @@ from qanat.tunnel.connection import ConnectorInfo, IncomingStream, RegistrationR
 from qanat.tunnel.http2 import ConnectorHTTP2
 from qanat.wire.token import TunnelToken
 from qanat.wire.websocket import PayloadReceived, PongReceived, WebSocketCodec, WebSocketEvent, accept_key
+from tests.support.planted import remember
 
 BASE = "tunnel.example.net"
 TIMEOUT = 20.0
@@ -91,7 +92,9 @@ def make_tunnel(
         archived=archived,
         ca_certificates=certificates,
     )
-    return Tunnel(record, TunnelToken(account, TunnelUUID(identity), secret))
+    token = TunnelToken(account, TunnelUUID(identity), secret)
+    remember(token.encode())
+    return Tunnel(record, token)
 
 
 @dataclass

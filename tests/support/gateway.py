@@ -23,8 +23,9 @@ from qanat.gateway.server import Gateway, serve
 from qanat.gateway.sse import encode_event
 from qanat.ids import OrganizationID, WorkspaceID
 from tests.support.asgi import serve_asgi
+from tests.support.planted import remember
 
-KEY = "sk-qanat-test"
+KEY = remember("sk-qanat-test")
 Block = dict[str, Any]
 
 

@@ -16,6 +16,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.pki import throwaway_ca, throwaway_server
+from tests.support.planted import remember
 from tests.support.proxy import Upstream, UpstreamPeer, upstream_running
 
 HOST = "sso.corp.example"
@@ -30,6 +31,8 @@ class Issuer:
     keys: dict[str, ec.EllipticCurvePrivateKey] = field(default_factory=dict)
     active: dict[str, dict[str, Any]] = field(default_factory=dict)
     down: bool = False
+    moved_to: str = ""
+    """Answer everything with a redirect to this place."""
 
     @property
     def url(self) -> str:
@@ -58,7 +61,7 @@ class Issuer:
 
     def token(self, **changes: Any) -> str:
         kid, key = next(iter(self.keys.items()))
-        return jwt.encode(self.claims(**changes), key, "ES256", {"kid": kid, "typ": "at+jwt"})
+        return remember(jwt.encode(self.claims(**changes), key, "ES256", {"kid": kid, "typ": "at+jwt"}))
 
     async def answer(self, peer: UpstreamPeer) -> None:
         while True:
@@ -66,6 +69,9 @@ class Issuer:
             if self.down:
                 peer.abort()
                 return
+            if self.moved_to:
+                peer.answer(b"", f"Location: {self.moved_to}{request.target}", status="302 Found")
+                continue
             status, document = self._document(request.target, request.body)
             peer.answer(json.dumps(document).encode(), "Content-Type: application/json", status=status)
 

@@ -15,6 +15,9 @@ from mcp.server.mcpserver import Context
 from mcp.server.streamable_http import EventCallback, EventId, EventMessage, EventStore, StreamId
 from pydantic import BaseModel
 
+from tests.support.planted import plant
+
+ARGUMENT, RESULT = plant("argument"), plant("result")
 SAMPLING = types.CreateMessageResult(
     role="assistant", content=types.TextContent(type="text", text="sampled"), model="none"
 )
@@ -62,6 +65,10 @@ class Bench:
         @server.tool()
         def add(a: int, b: int) -> int:
             return a + b
+
+        @server.tool()
+        def reveal(secret: str) -> str:
+            return f"{secret} {RESULT}"
 
         @server.tool()
         async def count(to: int, ctx: Context[Any, Any]) -> str:
@@ -193,7 +200,7 @@ async def converse(transport: Any, mode: str) -> dict[str, Any]:
         }
         calls: list[tuple[str, dict[str, Any]]] = [
             ("add", {"a": 1, "b": 2}), ("add", {"a": "x"}), ("nothing", {}), ("count", {"to": 5}), ("ask_model", {}),
-            ("ask_person", {}),
+            ("ask_person", {}), ("reveal", {"secret": ARGUMENT}),
         ]  # fmt: skip
         for name, arguments in calls:
             outcome[f"{name} {arguments}"] = await _call(client, name, arguments, heard)

@@ -34,8 +34,10 @@ from tests.support.gateway import Wiki, wiki_server
 from tests.support.oidc_provider import OIDCProvider, require_provider
 from tests.support.path import PathParts, Served, write_files
 from tests.support.pki import throwaway_ca, throwaway_server
+from tests.support.planted import remember
 
 SCOPE = "wiki.read"
+SECRET_FIELDS = {"code", "code_verifier", "refresh_token", "client_secret", "client_assertion"}
 
 
 @dataclass
@@ -58,6 +60,8 @@ class AuthShim:
         content = await request.body()
         form = dict(httpx2.QueryParams(content.decode())) if b"=" in content else {}
         self.requests.append((path, form))
+        for name in SECRET_FIELDS & form.keys():
+            remember(form[name])
         if self.fail is not None:
             return JSONResponse({"error": "invalid_grant"}, self.fail)
         headers = {name: request.headers[name] for name in ("content-type", "authorization") if name in request.headers}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qanat.stack import Stack
+from tests.support.planted import remember
 
 T = TypeVar("T")
 TIMEOUT = 60.0
@@ -60,6 +61,9 @@ def running_stack(directory: Path) -> Iterator[RunningStack]:
     running = RunningStack(directory)
     try:
         running.run(running.stack.start())
+        remember(running.stack.api_key.get_secret_value())
+        remember(running.stack.tunnels_key.get_secret_value())
+        remember((running.stack.customer / "tunnel-token").read_text().strip())
         yield running
     finally:
         running.close()

@@ -24,6 +24,7 @@ from qanat.proxy.server import serve as serve_proxy
 from tests.support.edge import CLIENT_NAME, Tunnel, make_tunnel
 from tests.support.path import PathParts, edge_running, write_files
 from tests.support.pki import throwaway_ca
+from tests.support.planted import plant
 from tests.support.proxy import WAIT
 from tests.support.proxy_bridge import Bridge, local_port
 
@@ -44,7 +45,7 @@ class WholeTunnel:
         return self.folder / "ca.pem"
 
     def url(self, route: str, path: str = "/mcp") -> str:
-        return f"https://{route}.{self.tunnel.record.domain}{path}"
+        return f"https://{route}.{self.tunnel.record.domain}{path}?q={plant('query')}"
 
     def client(self, **options: Any) -> httpx2.AsyncClient:
         """The client library's HTTP client."""
@@ -56,6 +57,7 @@ class WholeTunnel:
             key=files.path(f"{CLIENT_NAME}-key"),
             ca=self.ca,
             edge_ca=files.path("client-listener-ca"),
+            headers={"Authorization": f"Bearer {plant('token')}", "Cookie": f"s={plant('cookie')}"},
             **options,
         )
 

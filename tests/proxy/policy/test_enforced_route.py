@@ -13,6 +13,7 @@ from typing import Any
 
 import jwt
 import pytest
+from mcp.shared.auth_utils import check_resource_allowed
 
 from qanat.proxy.policy import auth, keys
 from tests.proxy.policy.test_token import BAD_TOKENS
@@ -92,6 +93,30 @@ async def test_the_metadata_is_served_at_both_places_and_never_by_the_upstream(p
         assert document["resource"] == "https://wiki.t.example/mcp"
         assert document["authorization_servers"] == [place.issuer.url]
     assert place.upstream.connections == 0
+
+
+@requirement("oauth:3", "oauth:4", "oauth:5")
+@pytest.mark.parametrize("paths", [None, ["/mcp", PRM], ["/mcp/", PRM]])
+async def test_clients_accept_the_resource_that_a_route_has_by_default(places: Places, paths: list[str] | None) -> None:
+    place = await places.open(paths=paths)
+    resource = json.loads((await place.get(PRM)).body)["resource"]
+    assert resource == "https://wiki.t.example" + ("/mcp" if paths else "")
+    assert check_resource_allowed(requested_resource="https://wiki.t.example/mcp", configured_resource=resource)
+    for other in ("https://mail.t.example/mcp", "http://wiki.t.example/mcp"):
+        assert not check_resource_allowed(requested_resource=other, configured_resource=resource)
+    alike = check_resource_allowed(requested_resource="https://wiki.t.example/mcp123", configured_resource=resource)
+    assert alike is (paths is None)
+
+
+async def test_a_key_set_that_has_moved_is_not_looked_for_elsewhere(places: Places) -> None:
+    async def trap(peer: UpstreamPeer) -> None:
+        raise AssertionError("a redirect was followed")
+
+    async with upstream_running(trap) as elsewhere:
+        place = await places.open()
+        place.issuer.moved_to = elsewhere.url
+        answer = await place.get(Authorization=f"Bearer {place.issuer.token()}")
+        assert (answer.status, elsewhere.connections) == (503, 0)
 
 
 @requirement("oauth:31")
