@@ -253,3 +253,19 @@ def test_what_we_write_llhttp_and_we_read_alike(headers: list[tuple[bytes, bytes
     body = b"".join(event.data for event in ours if isinstance(event, BodyReceived))
     assert (body, isinstance(ours[-1], MessageEnded)) == (witness.body, witness.complete)
     assert body == b"".join(pieces)
+
+
+def test_trailers_that_come_byte_by_byte_are_looked_at_once() -> None:
+    reader = RequestReader()
+    reader.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    for byte in b"X: " + b"a" * 60_000 + b"\r\n\r\n":  # from the start for each byte, this took most of a minute
+        reader.receive_data(bytes((byte,)))
+    *_, end = reader.events_received()
+    assert end == MessageEnded(((b"X", b"a" * 60_000),))
+
+
+def test_a_bare_line_feed_in_late_trailers_is_still_seen() -> None:
+    reader = RequestReader()
+    reader.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: a")
+    with pytest.raises(HTTPViolation):
+        reader.receive_data(b"b\nY: c")

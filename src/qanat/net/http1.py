@@ -326,13 +326,15 @@ class MessageReader(Codec[HTTPEvent]):
         if data.startswith(b"\r\n", position):
             self._end()
             return position + 2
-        end = data.find(b"\r\n\r\n", position)
+        end = data.find(b"\r\n\r\n", max(position, self._scanned - 3))
         if end < 0:
             if len(data) - position > MAX_HEAD:
                 raise HTTPViolation("trailers too large", 431)
-            if _BARE_LF.search(data, position):
+            if _BARE_LF.search(data, max(position, self._scanned - 1)):
                 raise HTTPViolation("line feed without carriage return")
+            self._scanned = len(data) - position
             return -1
+        self._scanned = 0
         block = data[position:end]
         self._end(parse_block(block))
         return end + 4

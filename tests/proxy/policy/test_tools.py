@@ -107,3 +107,14 @@ def test_an_endless_event_is_refused() -> None:
     stream_filter.feed(b"x" * MAX_EVENT)
     with pytest.raises(BodyRefused):
         stream_filter.feed(b"x")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_a_byte_order_mark_does_not_hide_the_first_event(end: bytes) -> None:
+    stream = b"\xef\xbb\xbfdata: " + tool_list("get", "drop") + end + end
+    assert b"drop" not in EventStreamFilter(NO_DROP).feed(stream)
+
+
+def test_a_crowd_of_tiny_events_passes_as_it_is() -> None:
+    crowd = b":\n\n" * 200_000  # looked through once for each of them, this would stop the proxy for a quarter hour
+    assert EventStreamFilter(NO_DROP).feed(crowd) == crowd

@@ -6,6 +6,7 @@ A denied tool and an absent one look alike to the caller: the same error for a c
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,6 +20,9 @@ from qanat.proxy.policy.inspect import (
 )
 
 METHOD_NOT_FOUND = -32601
+_BLANK_LINE = re.compile(rb"\r\n\r\n|\r\n\n|\n\r\n|\n\n|\r\r")
+_MARK = b"\xef\xbb\xbf"
+"""A byte order mark, which a reader of event streams drops at the beginning."""
 MAX_EVENT = 4 * 1024 * 1024
 """Bytes of one server-sent event we hold to look inside; a larger one ends the stream."""
 
@@ -118,16 +122,12 @@ class EventStreamFilter:
 
     def _event_end(self) -> int | None:
         """Where the first event ends: after a blank line, whatever the line ends are (WHATWG HTML 9.2.5)."""
-        ends = [
-            position + len(mark)
-            for mark in (b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n", b"\r\n\n")
-            if (position := self._pending.find(mark, max(0, self._scanned - 3))) >= 0
-        ]
+        found = _BLANK_LINE.search(self._pending, max(0, self._scanned - 3))
         self._scanned = len(self._pending)
-        return min(ends) if ends else None
+        return found.end() if found else None
 
     def _filter_event(self, event: bytes) -> bytes:
-        lines = event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        lines = event.removeprefix(_MARK).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
         if not data:
             return event
