@@ -89,7 +89,9 @@ class Records:
                 async for change in self._source.changes(self._cursor):
                     await self._apply(change)
                     self.following, backoff = True, FIRST_BACKOFF
-            except (QanatError, OSError) as error:
+            except Exception as error:
+                if not isinstance(error, (QanatError, OSError)):  # a bug must not end the hearing of revocations
+                    log.exception("a change could not be applied")
                 if self.following:
                     log.warn("control plane lost, going on with what is known", error=str(error))
             self.following = False

@@ -28,18 +28,24 @@ class EventStreamReader(Codec[ServerSentEvent]):
     def __init__(self, max_event: int = MAX_EVENT) -> None:
         super().__init__()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""
+        self._begun, self._begun_size, self._ended_by_return = [""], 0, False
         self._event, self._data, self._size = "", list[str](), 0
         self._max_event = max_event
 
     def receive_data(self, data: bytes) -> None:
-        text = self._rest + self._decoder.decode(data)
+        text = self._decoder.decode(data)
+        if "\n" not in text and "\r" not in text and not self._ended_by_return:
+            self._begun.append(text)  # a long line comes in many pieces: joined once, at its end
+            self._begun_size += len(text)
+            self._check_size(self._begun_size)
+            return
+        text = "".join([*self._begun, text])
         # A lone CR at the end may be half of CRLF.
         held = "\r" if text.endswith("\r") else ""
         lines = (text[:-1] if held else text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        self._rest = lines.pop() + held
-        if len(self._rest) + self._size > self._max_event:
-            raise ProtocolError(f"a server-sent event is larger than {self._max_event} bytes")
+        self._begun = [lines.pop() + held]
+        self._begun_size, self._ended_by_return = len(self._begun[0]), bool(held)
+        self._check_size(self._begun_size)
         for line in lines:
             self._receive_line(line)
 
@@ -55,9 +61,12 @@ class EventStreamReader(Codec[ServerSentEvent]):
             self._event = value
         elif name == "data":
             self._data.append(value)
-            self._size += len(value)
-            if self._size > self._max_event:
-                raise ProtocolError(f"a server-sent event is larger than {self._max_event} bytes")
+            self._size += len(value) + 1
+            self._check_size(0)
+
+    def _check_size(self, begun: int) -> None:
+        if self._size + begun > self._max_event:
+            raise ProtocolError(f"a server-sent event is larger than {self._max_event} bytes")
 
 
 def encode_event(event: dict[str, Any]) -> bytes:
