@@ -186,7 +186,7 @@ class Cluster(Section):
 
     @model_validator(mode="after")
     def _needs_a_host(self) -> Cluster:
-        if self.advertise_host is None and parse_listen(self.listen_addr)[0] in ("", "0.0.0.0", "::"):  # noqa: S104
+        if self.advertise_host is None and parse_listen(self.listen_addr)[0] in ("", "0.0.0.0", "::"):  # noqa: S104 - compared
             raise ValueError("advertise_host is required when listen_addr names no host")
         return self
 

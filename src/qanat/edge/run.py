@@ -60,7 +60,7 @@ async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
         metrics = None
         if config.metrics_addr is not None:
             host, port = parse_listen(config.metrics_addr)
-            metrics = prometheus_client.start_http_server(port, host or "0.0.0.0", edge.metrics.registry)  # noqa: S104
+            metrics = prometheus_client.start_http_server(port, host or "0.0.0.0", edge.metrics.registry)  # noqa: S104 - as configured
             _log.info("metrics listening", port=metrics[0].server_port)
         freeze_start()
         await stop.wait()

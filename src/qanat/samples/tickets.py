@@ -117,7 +117,7 @@ def find(database: Database, words: list[str], status: Status | None, priority: 
             terms.append(f"{column} = ?")
             values.append(value)
     # Only fixed text is put together here; what was asked for travels as values.
-    rows = database.rows(f"SELECT * FROM tickets WHERE {' AND '.join(terms) or '1'} ORDER BY {_RANK}", *values)  # noqa: S608
+    rows = database.rows(f"SELECT * FROM tickets WHERE {' AND '.join(terms) or '1'} ORDER BY {_RANK}", *values)  # noqa: S608 - fixed terms
     return Tickets(total=len(rows), tickets=[Summary.model_validate(row) for row in rows[:limit]])
 
 
