@@ -294,7 +294,7 @@ def _haproxy(port: int, second: int, upstream: int, ground: Ground) -> str:
     return f"""
 global
   nbthread 1
-  maxconn 40000
+  maxconn 8000
 defaults
   timeout connect 5s
   timeout client 300s

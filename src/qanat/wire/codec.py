@@ -17,7 +17,7 @@ class Codec(ABC, Generic[E]):
 
     def __init__(self) -> None:
         self._events: list[E] = []
-        self._outgoing: list[bytes] = []
+        self._outgoing: list[bytes | memoryview] = []
 
     @abstractmethod
     def receive_data(self, data: bytes) -> None:
@@ -37,7 +37,7 @@ class Codec(ABC, Generic[E]):
         if not self._outgoing:
             return b""
         outgoing, self._outgoing = self._outgoing, []
-        return outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
+        return bytes(outgoing[0]) if len(outgoing) == 1 else b"".join(outgoing)
 
 
 class Buffer:

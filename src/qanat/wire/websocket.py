@@ -103,7 +103,7 @@ class WebSocketCodec(Codec[WebSocketEvent]):
         if len(data) <= MAX_FRAME:
             self._queue(_BINARY, data)
             return
-        view = memoryview(data)
+        view = memoryview(bytes(data))
         for start in range(0, len(view), MAX_FRAME):
             self._queue(_BINARY, view[start : start + MAX_FRAME])
 
@@ -227,7 +227,8 @@ class WebSocketCodec(Codec[WebSocketEvent]):
             self._outgoing.append(key)
             payload = apply_mask(bytes(payload), key)
         if size:
-            self._outgoing.append(bytes(payload))
+            # A view is copied once, by `data_to_send`; what may change under us is copied now.
+            self._outgoing.append(bytes(payload) if isinstance(payload, bytearray) else payload)
 
 
 def _parse_close(payload: bytes) -> CloseReceived:
