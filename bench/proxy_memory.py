@@ -19,6 +19,7 @@ from tests.support.proxy import DOMAIN, WAIT, TestPKI, config_data, make_pki, up
 
 from bench.measure import pss_bytes
 from qanat.net.tls import TLSClient
+from qanat.net.websocket import WebSocketClient
 
 REQUEST = f"GET /mcp HTTP/1.1\r\nHost: echo.{DOMAIN}\r\nAccept: text/event-stream\r\n\r\n".encode()
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -104,7 +105,7 @@ async def open_sessions(count: int, pki: TestPKI, address: tuple[str, int]) -> l
     sessions, context = [], pki.context("http/1.1")
     for _ in range(count):
         session = Session()
-        await upgrade(address, TLSClient(session, context, f"echo.{DOMAIN}"))
+        await upgrade(address, WebSocketClient(TLSClient(session, context, f"echo.{DOMAIN}")))
         await session.open.wait()
         sessions.append(session)
     return sessions
