@@ -181,6 +181,7 @@ async def test_a_head_that_the_connections_credit_would_cut_is_not_sent(monkeypa
 
 
 @requirement("quic:leak")
+@pytest.mark.slow
 async def test_a_thousand_idle_streams_leave_nothing_behind() -> None:
     async with tunnel("quic") as connection:
         for _ in range(2):
