@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ TUNNEL_COUNTS = (10, 1_000, 10_000)
 
 def main() -> int:
     """Run what was asked for; 1 when a candidate could not be measured."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or what was started would outlive us
     options = _parse()
     if options.profile:
         return profile_chain(options.chains or "join", RESULTS.parent / ".work")
