@@ -17,10 +17,10 @@ demo: $(RUNTIME) ## run the whole tunnel on this machine and send a request thro
 	@$(RUN)qanat dev $(if $(ONCE),--once)
 
 fast: $(DEV) ## the default suite: everything that takes no more than a moment
-	@$(RUN)python -m pytest -n 2 --dist loadfile
+	@$(RUN)python -m pytest -n 3 --dist loadfile
 
 test: check prepare ## everything: the checks, then every test, the slow ones too
-	@$(RUN)python -m pytest -n 2 --dist loadfile -m ''
+	@$(RUN)python -m pytest -n 3 --dist loadfile -m ''
 
 check: $(DEV) ## lint, format, types, architecture, docs
 	@$(RUN)ruff check

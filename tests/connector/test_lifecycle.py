@@ -157,6 +157,7 @@ async def test_a_stream_that_does_not_end_is_cut_off_when_grace_is_over(
 
 @requirement("connector:token-rotated")
 @pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.slow
 async def test_a_rotated_token_in_the_file_serves_new_registrations_and_live_ones_stay(
     rung: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,6 +234,7 @@ async def test_a_wrong_ca_is_one_clear_line_and_no_hot_loop(
 
 
 @requirement("connector:token-reread")
+@pytest.mark.slow
 async def test_a_token_file_that_vanishes_is_a_line_and_not_an_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from qanat.connector.server import Connector, serve
 from tests.connector.conftest import config_for
@@ -22,6 +23,7 @@ async def get(connector: Connector, path: str) -> httpx2.Response:
 
 
 @requirement("connector:ready")
+@pytest.mark.slow
 async def test_ready_is_200_only_while_a_connection_is_registered(tmp_path: Path) -> None:
     async with loopback_edge(tmp_path) as edge:
         edge.guests.refusal = "Unauthorized: not yet"

@@ -75,6 +75,7 @@ def test_a_cursor_from_another_life_resets(tenant: Tenant) -> None:
         assert next(changes)["kind"] == "reset"
 
 
+@pytest.mark.slow
 def test_an_idle_stream_has_a_heartbeat(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qanat.control.operations.changes.HEARTBEAT_INTERVAL", 0.01)
     with following(tenant) as changes:

@@ -298,6 +298,7 @@ def test_wrong_methods_and_paths_are_answered_in_json(tenant: Tenant) -> None:
 
 
 @requirement("tunnels-api:34")
+@pytest.mark.slow
 def test_a_failure_before_the_commit_is_retried_into_one_tunnel(start_control: Callable[..., ControlThread]) -> None:
     failures = iter([True, True, False])
 

@@ -116,6 +116,7 @@ MATRIX: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", ["external", *(pytest.param(case, marks=pytest.mark.slow) for case in MATRIX)])
+@pytest.mark.slow
 def test_every_object_is_valid_and_keeps_the_policy(case: str) -> None:
     objects = render("mcp-tunnel", MATRIX[case])
     for item in objects:

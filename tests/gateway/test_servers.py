@@ -135,6 +135,7 @@ async def outcome(bench: Bench, stub: StubMCP, client: Any = None, **changes: An
 
 
 @requirement("messages:16")
+@pytest.mark.slow
 async def test_a_tool_that_fails_in_any_way_is_an_error_result(bench: Bench) -> None:
     async def is_error(_: Block) -> Block:
         return {"content": [{"type": "text", "text": "disk full"}], "isError": True}
@@ -276,6 +277,7 @@ async def test_sessions_are_ended_and_nothing_but_tools_is_asked_for(bench: Benc
 
 @requirement("messages:29")
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.slow
 async def test_a_caller_who_leaves_takes_the_tool_call_along(bench: Bench, stream: bool) -> None:
     async with stub_mcp() as stub:
         stub.on["tools/call"] = stub.hang

@@ -35,6 +35,7 @@ async def through(pki: TestPKI, url: str, **changes: object) -> AsyncIterator[tu
 @requirement("proxy:27", "proxy:34", "proxy:35")
 @pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 @pytest.mark.parametrize("mode", ERAS)
+@pytest.mark.slow
 async def test_a_whole_conversation_is_the_same_directly_and_through_the_proxy(pki: TestPKI, mode: str) -> None:
     bench = Bench()
     async with bench.running() as url, through(pki, url) as (client, _):

@@ -41,6 +41,7 @@ async def test_the_ticket_server_lists_its_tools(urls: dict[str, str]) -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_open_tickets_come_most_urgent_first(urls: dict[str, str]) -> None:
     found = await call(urls["tickets"], "list_tickets", status="open", limit=2)
     assert [ticket["id"] for ticket in found["tickets"]] == [4101, 4102]

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections import Counter
 
+import pytest
 import uvloop.loop
 
 from qanat.tunnel.http2 import ConnectorStream, EdgeStream
@@ -24,6 +25,7 @@ def counts() -> Counter[str]:
 
 
 @requirement("tunnel:leak")
+@pytest.mark.slow
 async def test_a_thousand_idle_streams_leave_nothing_behind() -> None:
     async with tunnel("http2") as connection:
         before = counts()

@@ -42,6 +42,7 @@ async def listener(ca: Pair) -> AsyncIterator[QUICListener]:
     await listening.close()
 
 
+@pytest.mark.slow
 async def test_a_probe_shakes_hands_and_leaves_without_a_trace(listener: QUICListener, ca: Pair) -> None:
     probe = await dial_quic(*listener.address, Upstreams(), ca.certificate_pem, server_name="probe.cftunnel.com")
     assert len(listener.connections) == 1
@@ -124,6 +125,7 @@ async def test_a_paused_reader_is_sent_no_more_than_its_window() -> None:
 
 
 @requirement("quic:credit")
+@pytest.mark.slow
 async def test_credit_that_a_reset_stream_held_comes_back() -> None:
     async with tunnel("quic") as connection:
         assert isinstance(connection.connector, QUICConnectorConnection)

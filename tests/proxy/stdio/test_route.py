@@ -260,6 +260,7 @@ async def test_children_are_reaped_with_all_they_started() -> None:
         assert exited
 
 
+@pytest.mark.slow
 async def test_an_idle_session_is_ended() -> None:
     route = make_route(idle_timeout="1ms")
     client = await Client(route).begin()
