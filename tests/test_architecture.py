@@ -31,6 +31,7 @@ def rule(*may: str, because: str) -> Rule:
 
 
 RULES: dict[str, Rule] = {
+    "asgi": rule(because="serves whatever ASGI application it is given; for operators, so neither in api nor in net"),
     "wire": rule(because="codecs are the ground: bytes in, events out, usable by anybody"),
     "pki": rule(because="judging a certificate needs no network and no protocol of ours"),
     "api": rule(because="the control plane's nouns are shared by all who ask it; they must not drag a part along"),
@@ -40,10 +41,10 @@ RULES: dict[str, Rule] = {
     "edge": rule("tunnel", "net", "wire", "api", "pki", because="asks the control plane over HTTP, never in-process"),
     "connector": rule("tunnel", "net", "wire", because="holds no key and no tenant data, so needs neither pki nor api"),
     "proxy": rule("tunnel", "net", "wire", "pki", because="works without our control plane: the reference's too"),
-    "control": rule("api", "pki", "wire", because="never in the path of a request, so no transport of ours"),
-    "gateway": rule("client", "net", "wire", "api", "pki", because="reaches servers as any other client would"),
+    "control": rule("asgi", "api", "pki", "wire", because="never in the path of a request, so no transport of ours"),
+    "gateway": rule("asgi", "client", "net", "wire", "api", "pki", because="reaches servers as any other client would"),
     "setup": rule("api", "pki", "wire", because="speaks the public API only: it must work against any control plane"),
-    "samples": rule(because="MCP servers as their owners write them know nothing of tunnels"),
+    "samples": rule("asgi", because="MCP servers as their owners write them know nothing of tunnels"),
     "stack": rule(*PARTS, "samples", "api", because="the one place that knows every part; knows no internals below"),
     "dev": rule(*PARTS, "stack", "samples", "client", "net", "wire", because="looks over the parts' shoulders"),
     "cli": rule(*PARTS, "stack", "dev", "client", "api", "pki", "net", "wire", because="calls one part, as people do"),

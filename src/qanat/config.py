@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from qanat.errors import ConfigInvalid
 
@@ -45,6 +45,23 @@ def _to_duration(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_to_duration)]
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` as a pair. Raises `ValueError`."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f'invalid address "{text}" (write it like 127.0.0.1:8787)')
+    return host.strip("[]"), int(port)
+
+
+def _check_address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+ListenAddress = Annotated[str, AfterValidator(_check_address)]
+"""`host:port` where a server listens; port 0 takes a free one."""
 
 
 class Section(BaseModel):

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import uvicorn
 from mcp import types
 from mcp.client import Client
 from mcp.server import MCPServer
@@ -15,6 +14,7 @@ from mcp.server.mcpserver import Context
 from mcp.server.streamable_http import EventCallback, EventId, EventMessage, EventStore, StreamId
 from pydantic import BaseModel
 
+from tests.support.asgi import serve_asgi
 from tests.support.planted import plant
 
 ARGUMENT, RESULT = plant("argument"), plant("result")
@@ -123,32 +123,8 @@ class Bench:
 async def serve(server: MCPServer, legacy_sse: bool = False, **options: Any) -> AsyncIterator[str]:
     """Any server on a port of its own: yields `http://127.0.0.1:port`. `legacy_sse`: the wire of 2024-11-05."""
     app = server.sse_app(**options) if legacy_sse else server.streamable_http_app(**options)
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
-    running = _Server(config)
-    task = asyncio.create_task(running.serve())
-    try:
-        async with asyncio.timeout(20):
-            await running.up.wait()
-        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        running.should_exit = True
-        await task
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, telling when it is up."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
+    async with serve_asgi(app) as url:
+        yield url
 
 
 async def sample(context: object, params: object) -> types.CreateMessageResult:

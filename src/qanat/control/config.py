@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from qanat.config import Duration, Section
+from qanat.config import Duration, ListenAddress, Section
 
 
 class TLSFiles(Section):
@@ -88,9 +88,9 @@ class Federation(Section):
 class ControlConfig(Section):
     """Everything `qanat control` reads from its file."""
 
-    listen_addr: str = "127.0.0.1:8787"
+    listen_addr: ListenAddress = "127.0.0.1:8787"
     """`host:port`; port 0 takes a free one."""
-    metrics_addr: str | None = None
+    metrics_addr: ListenAddress | None = None
     """`host:port` where `/metrics` and `/healthz` listen; nowhere when empty."""
     public_url: str = ""
     """As clients reach us, for audiences and links; empty: made from the bound address."""
@@ -132,13 +132,6 @@ class ControlConfig(Section):
             raise ValueError("must be a host name such as tunnel.example.net")
         return value.lower()
 
-    @field_validator("listen_addr", "metrics_addr")
-    @classmethod
-    def _address(cls, value: str | None) -> str | None:
-        if value is not None:
-            split_address(value)
-        return value
-
     @model_validator(mode="after")
     def _one_database(self) -> ControlConfig:
         if self.database_url is not None and self.database_url_file is not None:
@@ -152,11 +145,3 @@ class ControlConfig(Section):
     @property
     def bootstrap_path(self) -> Path:
         return self.bootstrap.credential_file or self.data_dir / "bootstrap.token"
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` as a pair. Raises `ValueError`."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f'invalid address "{text}" (write it like 127.0.0.1:8787)')
-    return host.strip("[]"), int(port)

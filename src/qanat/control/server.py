@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy.exc import ArgumentError
 
+from qanat import asgi
 from qanat.control.config import ControlConfig, ServiceKey
-from qanat.control.listening import bind, listening
 from qanat.control.metrics import Metrics, metrics_app
 from qanat.control.operations import Operations, make_operations
 from qanat.control.operations.bootstrap import Bootstrapped, bootstrap, migrate
@@ -62,7 +62,7 @@ async def serve(config: ControlConfig, **sources: Any) -> AsyncIterator[ControlS
     async with open_operations(config, **sources) as (operations, bootstrapped):
         metrics = Metrics()
         async with contextlib.AsyncExitStack() as stack:
-            listener = stack.enter_context(contextlib.closing(bind(config.listen_addr)))
+            listener = stack.enter_context(contextlib.closing(asgi.bind(config.listen_addr)))
             host, port = listener.getsockname()[:2]
             scheme = "https" if config.tls else "http"
             url = config.public_url or f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -70,9 +70,9 @@ async def serve(config: ControlConfig, **sources: Any) -> AsyncIterator[ControlS
             closing = asyncio.Event()
             metrics_address = await _serve_metrics(stack, config, metrics)
             app = make_app(operations, service_keys, closing, metrics)
-            grace, chores = config.shutdown_timeout.total_seconds(), operations.housekeeping.run()
-            serving = listening(app, listener, tls=config.tls, grace=grace, closing=closing, beside=chores)
-            await stack.enter_async_context(serving)
+            grace = config.shutdown_timeout.total_seconds()
+            await stack.enter_async_context(asgi.serving(app, listener, tls=config.tls, grace=grace, closing=closing))
+            await stack.enter_async_context(beside(operations.housekeeping.run()))
             _log_policy(config)
             log.info("listening", address=f"{host}:{port}", url=url)
             yield ControlServer(host, port, url, operations, bootstrapped, metrics_address)
@@ -85,10 +85,21 @@ async def _serve_metrics(
     """`/metrics` and `/healthz` on an address that clients do not reach."""
     if config.metrics_addr is None:
         return None
-    listener = stack.enter_context(contextlib.closing(bind(config.metrics_addr)))
-    await stack.enter_async_context(listening(metrics_app(metrics), listener))
+    listener = asgi.bind(config.metrics_addr)
+    await stack.enter_async_context(asgi.serving(metrics_app(metrics), listener))
     host, port = listener.getsockname()[:2]
     return host, port
+
+
+@contextlib.asynccontextmanager
+async def beside(chores: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `chores` for as long as the block lasts; if they fail, so does the block."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(chores)
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from qanat.config import Duration, Section
+from qanat.config import Duration, ListenAddress, Section
 
 
 def _check_network(text: str) -> str:
@@ -159,13 +159,13 @@ class CanarySection(Section):
 class GatewayConfig(Section):
     """The whole file."""
 
-    listen: str = "127.0.0.1:8788"
+    listen: ListenAddress = "127.0.0.1:8788"
     """Where callers connect to, `host:port`."""
     name: str = Field(default="gateway", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """How operators know this gateway from others."""
     tls: TLSFiles | None = None
     """Without it the gateway speaks plain HTTP: for loopback, or behind a proxy of your own."""
-    metrics: str | None = None
+    metrics: ListenAddress | None = None
     """`host:port` where `/metrics` and `/healthz` listen; nowhere when empty."""
     control: ControlSection
     edge: EdgeSection | None = None

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-import uvicorn
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from qanat import asgi
 from qanat.api.control_client import ControlClient
 from qanat.client import Edge
 from qanat.clock import SystemClock
@@ -137,57 +135,15 @@ def _read(path: Path, key: str) -> str:
         raise ConfigInvalid([f"{key}: {path}: {error.strerror}"]) from error
 
 
-class Uvicorn(uvicorn.Server):
-    """Without signal handlers: whoever runs the gateway owns the signals."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-
 @asynccontextmanager
 async def listen(
     app: ASGIApp, address: str, config: GatewayConfig, tls: TLSFiles | None
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve `app` on `host:port`; yields the address that was bound."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal():
-        raise ConfigInvalid([f"listen: {address!r} is not host:port"])
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=1024)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio leaves it off on sockets made like this
-    options = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=int(config.shutdown_timeout.total_seconds()),
-        ssl_certfile=None if tls is None else str(tls.cert_file),
-        ssl_keyfile=None if tls is None else str(tls.key_file),
-    )
-    server = Uvicorn(options)
-    task = asyncio.create_task(server.serve(sockets=[sock]), name=f"listener {address}")
-    try:
-        ready = asyncio.create_task(server.ready.wait())
-        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if task.done():
-            await task
-        bound = sock.getsockname()
-        yield str(bound[0]), int(bound[1])
-    finally:
-        server.should_exit = True
-        await asyncio.gather(task, return_exceptions=True)
-        sock.close()
+    listener = asgi.bind(address)
+    host, port = listener.getsockname()[:2]
+    async with asgi.serving(app, listener, tls=tls, grace=config.shutdown_timeout.total_seconds()):
+        yield host, port
 
 
 def metrics_app(metrics: Metrics) -> Starlette:

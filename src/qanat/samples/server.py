@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import uvicorn
 from mcp.server.mcpserver import MCPServer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from qanat import asgi
 from qanat.samples import kb, tickets
 from qanat.samples.database import Database
 
 SAMPLES = {"tickets": tickets.make_server, "kb": kb.make_server}
-START_TIMEOUT = 10.0
+GRACE = 1.0
+"""Seconds that requests under way get at the end."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +59,9 @@ async def serve_mcp(
 ) -> AsyncIterator[str]:
     """An MCP server at `<URL yielded>/mcp`."""
     app = _timed(server.streamable_http_app(host=host), server.name, on_served)
-    with socket.create_server((host, port)) as listener:
-        # Without it an answer in two packets waits 40 ms for a delayed acknowledgement: asyncio sets it only on
-        # sockets made with an explicit protocol number.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="on", ws="none", loop="none",
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        running = _Server(config)
-        task = asyncio.create_task(running.serve(sockets=[listener]))
-        try:
-            async with asyncio.timeout(START_TIMEOUT):
-                await running.up.wait()
-            yield f"http://{host}:{listener.getsockname()[1]}"
-        finally:
-            running.should_exit = True
-            await task
+    listener = asgi.bind(f"{host}:{port}")
+    async with asgi.serving(app, listener, grace=GRACE, lifespan="on"):
+        yield f"http://{host}:{listener.getsockname()[1]}"
 
 
 def _timed(app: ASGIApp, name: str, on_served: Callable[[Served], None]) -> ASGIApp:
@@ -87,19 +72,3 @@ def _timed(app: ASGIApp, name: str, on_served: Callable[[Served], None]) -> ASGI
             on_served(Served(name, scope["method"], scope["path"], time.monotonic() - started))
 
     return timed
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers (the command owns signals), telling when it is up."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
