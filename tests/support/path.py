@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import yaml
 
@@ -42,13 +43,23 @@ class Served:
         return f"https://{route}.{self.record.domain}{path}"
 
 
+class Listening(Protocol):
+    """An edge in this process or another."""
+
+    connector_address: tuple[str, int]
+    client_address: tuple[str, int]
+
+
+E = TypeVar("E", bound=Listening)
+
+
 @dataclass
-class PathParts:
+class Parts(Generic[E]):
     """An edge with its operator's files and the directory it asks."""
 
     files: OperatorFiles
     directory: DictDirectory
-    server: EdgeServer
+    server: E
 
     @property
     def edge(self) -> Edge:
@@ -56,6 +67,9 @@ class PathParts:
         host, port = self.server.client_address
         certificate, key = self.files.path(CLIENT_NAME), self.files.path(f"{CLIENT_NAME}-key")
         return Edge(host, port, outer_context(certificate, key, self.files.path("client-listener-ca")))
+
+
+PathParts = Parts[EdgeServer]
 
 
 @asynccontextmanager
@@ -73,7 +87,7 @@ async def edge_running(folder: Path, organizations: Sequence[str]) -> AsyncItera
 
 @asynccontextmanager
 async def tunnel_running(
-    parts: PathParts, folder: Path, routes: Mapping[str, str], *, name: str = "a", label: str = "a1b2c3d4"
+    parts: Parts[E], folder: Path, routes: Mapping[str, str], *, name: str = "a", label: str = "a1b2c3d4"
 ) -> AsyncIterator[Served]:
     """A tunnel of organization and workspace `name` with a proxy behind it; routes lead to loopback URLs."""
     ca = throwaway_ca()

@@ -313,7 +313,6 @@ async def check_upstreams(place: Place) -> list[Finding]:
 async def check_call(place: Place) -> list[Finding]:
     """One request the whole way: outer TLS, edge, connector, proxy, upstream."""
     from qanat.client.dial import Edge, dial, outer_context
-    from qanat.client.errors import TunnelFailed
     from qanat.connector.config import split_host_port
 
     assert place.data is not None
@@ -323,8 +322,6 @@ async def check_call(place: Place) -> list[Finding]:
         host, port = split_host_port(place.client_listener, 443)
         edge = Edge(host, port, outer_context(*place.client_files, place.client_ca))
         stream = await dial(edge, hostname, _anchors(place.data), 2 * place.timeout)
-    except TunnelFailed as error:
-        return [Finding("call", "fail", f"https://{hostname}: {error}")]
     except (OSError, ValueError, QanatError) as error:
         return [Finding("call", "fail", f"https://{hostname}: {error}")]
     try:

@@ -10,7 +10,16 @@ async with open_tunnel("edge.example:443", certificate="client.pem", key="client
 """
 
 from qanat.client.dial import Edge, dial, outer_context
-from qanat.client.errors import TunnelFailed
+from qanat.client.errors import TunnelError, TunnelFailed, TunnelLost
 from qanat.client.transport import TunnelTransport, open_tunnel
 
-__all__ = ["Edge", "TunnelFailed", "TunnelTransport", "dial", "open_tunnel", "outer_context"]
+__all__ = [
+    "Edge",
+    "TunnelError",
+    "TunnelFailed",
+    "TunnelLost",
+    "TunnelTransport",
+    "dial",
+    "open_tunnel",
+    "outer_context",
+]

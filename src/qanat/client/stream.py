@@ -9,6 +9,7 @@ from typing import Any
 
 import httpcore2
 
+from qanat.client.errors import TunnelLost, to_lost
 from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
 
 FAREWELL = 1.0
@@ -25,7 +26,7 @@ class Receiver(asyncio.Protocol):
         self.ended = False
         self.lost = asyncio.Event()
         """Set once the connection is gone for good."""
-        self.failure: Exception | None = None
+        self.failure: TunnelLost | None = None
         self._paused = False
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
@@ -48,7 +49,9 @@ class Receiver(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.ended, self.failure = True, exc
+        self.ended = True
+        if exc is not None:
+            self.failure = to_lost(exc, self.transport.get_extra_info("websocket_failure"))
         self.lost.set()
         self._readable.set()
         self._writable.set()
@@ -60,7 +63,7 @@ class Receiver(asyncio.Protocol):
         self._writable.set()
 
     async def take(self, max_bytes: int) -> bytes:
-        """The next bytes; none at the end. Raises `httpcore2.ReadError` when the end was not clean."""
+        """The next bytes; none at the end. Raises `TunnelLost` when the end was not clean."""
         if not self.buffer and not self.ended:
             self._readable.clear()
             await self._readable.wait()
@@ -70,7 +73,7 @@ class Receiver(asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
         if not data and self.failure is not None:
-            raise httpcore2.ReadError(str(self.failure))
+            raise self.failure
         return data
 
     async def give(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import httpx2
 
-from qanat.client import TunnelFailed, open_tunnel
+from qanat.client import TunnelError, open_tunnel
 from qanat.errors import QanatError
 from qanat.stack import Stack, join
 
@@ -121,7 +121,7 @@ async def _probe_tunnel(stack: Stack, server: str) -> HopFailed | None:
             timeout=PROBE_TIMEOUT,
         ) as http:
             response = await http.post(stack.url(server), headers=MCP_HEADERS, content=json.dumps(PING))
-    except TunnelFailed as failure:
+    except TunnelError as failure:
         # The connector is the one that says so, but the proxy is the one that is missing.
         hop = "proxy" if failure.reason == "proxy_unreachable" else failure.hop
         return HopFailed(hop, f"{failure.message} ({failure.reason})")

@@ -74,5 +74,5 @@ def failure_of_result(link: Link, result: ToolResult) -> Failure | None:
     if observed is not None and observed.proxy_refusal is not None:
         return Failure(observed.proxy_refusal[1], observed.proxy_refusal[0])
     if observed is not None and observed.failure is not None:
-        return Failure(type(observed.failure).__name__, hop_of(observed.failure))
+        return Failure(getattr(observed.failure, "reason", type(observed.failure).__name__), hop_of(observed.failure))
     return Failure("tool error", "upstream")

@@ -15,7 +15,7 @@ import httpx2
 from cryptography import x509
 
 from qanat.api.internal import TunnelRecord, Watch, Watches
-from qanat.client import Edge, TunnelFailed, TunnelTransport
+from qanat.client import Edge, TunnelError, TunnelTransport
 from qanat.errors import QanatError
 from qanat.gateway.config import CanarySection
 from qanat.gateway.events import EventQueue
@@ -125,7 +125,7 @@ async def probe(edge: Edge, url: str, anchors: Sequence[x509.Certificate], timeo
 
 
 def _failed(error: BaseException, in_session: bool) -> Verdict:
-    if isinstance(error, TunnelFailed):
+    if isinstance(error, TunnelError):
         return Verdict(hop_of(error), f"{error.message} ({error.reason})")
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
         return Verdict("upstream" if in_session else "edge", "no answer in time")

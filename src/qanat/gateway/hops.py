@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qanat.client import TunnelFailed
+from qanat.client import TunnelError
 
 PROXY_ERROR = "x-mcp-proxy-error"
 UPSTREAM_CODES = ("upstream_dns", "upstream_connect", "upstream_connect_timeout", "upstream_tls", "upstream_timeout",
@@ -17,7 +17,7 @@ UPSTREAM_CODES = ("upstream_dns", "upstream_connect", "upstream_connect_timeout"
 
 def hop_of(error: BaseException) -> str:
     """The hop to look at for a request that got no answer."""
-    if isinstance(error, TunnelFailed):
+    if isinstance(error, TunnelError):
         # The connector is the one that says so, but the proxy is the one that is missing.
         return "proxy" if error.reason == "proxy_unreachable" else error.hop
     return "upstream" if isinstance(error, TimeoutError) else "connector"

@@ -20,6 +20,7 @@ from mcp.client.streamable_http import streamable_http_client
 from pydantic import ConfigDict, ValidationError
 
 from qanat import __version__
+from qanat.client import TunnelLost
 from qanat.gateway.config import Limits
 from qanat.gateway.hops import hop_of_answer
 from qanat.gateway.results import ToolResult, failed, from_mcp
@@ -179,7 +180,7 @@ class Link:
         except (ValidationError, ValueError):
             return failed("The MCP server sent a result that makes no sense.")
         except (httpx2.HTTPError, OSError, RuntimeError):
-            return failed("The connection to the MCP server was lost.")
+            return failed(self._lost())
         if raw.get("resultType") == "input_required":
             return failed("The tool asks for further input, which is not supported here.")
         return from_mcp(raw)
@@ -188,8 +189,15 @@ class Link:
         if self.observed is not None and self.observed.refused_credentials:
             return "The MCP server refused the authorization token."
         if self.observed is not None and self.observed.failure is not None:
-            return "The connection to the MCP server was lost."
+            return self._lost()
         return f"The MCP server answered with an error: {str(error)[:500]}"
+
+    def _lost(self) -> str:
+        failure = self.observed.failure if self.observed is not None else None
+        if not isinstance(failure, TunnelLost):
+            return "The connection to the MCP server was lost."
+        again = " The call may be tried again." if failure.may_retry else ""
+        return f"The connection to the MCP server was lost ({failure.reason}, hop: {failure.hop}).{again}"
 
     async def _call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         parameters = mcp_types.CallToolRequestParams(name=tool, arguments=arguments)

@@ -18,7 +18,7 @@ import httpx2
 from cryptography import x509
 
 from qanat.api.internal import TunnelRecord
-from qanat.client import Edge, TunnelFailed, TunnelTransport, outer_context
+from qanat.client import Edge, TunnelError, TunnelFailed, TunnelTransport, outer_context
 from qanat.client.dial import ask_edge
 from qanat.client.transport import CONNECT_TIMEOUT
 from qanat.errors import QanatError
@@ -237,7 +237,7 @@ def to_edge(section: EdgeSection) -> Edge:
 
 def describe(error: BaseException) -> dict[str, str]:
     """Log fields for a connection that failed: never a caller's token or content."""
-    if isinstance(error, TunnelFailed):
+    if isinstance(error, TunnelError):
         return {"error": error.message, "code": error.reason, "hop": error.hop}
     if isinstance(error, Unreachable):
         return {"error": error.reason}

@@ -120,9 +120,10 @@ class WebSocketLayer(Layer):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if exc is None and not self._close_seen and not self._closing:
-            exc = WebSocketClosed(ABNORMAL)
-        super().connection_lost(self._failure or exc)
+        lost = self._failure or exc
+        if not self._close_seen and not self._closing:
+            self._failure = self._failure or WebSocketClosed(ABNORMAL)
+        super().connection_lost(lost or self._failure)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or not data:
@@ -153,7 +154,10 @@ class WebSocketLayer(Layer):
         return self._closing or self.below.is_closing()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self.going_away if name == "going_away" else super().get_extra_info(name, default)
+        """Also `going_away`, and `websocket_failure`: how it ended, when that was not as it should be."""
+        if name == "going_away":
+            return self.going_away
+        return self._failure if name == "websocket_failure" else super().get_extra_info(name, default)
 
     def _send_close(self, close_code: int, reason: str) -> None:
         self._closing = True
