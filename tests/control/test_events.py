@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.control import EDGE_KEY, ControlThread, SteppedClock, Tenant
 from tests.support.federation import ok
+from tests.support.requirements import requirement
 
 pytestmark = pytest.mark.slow
 
@@ -69,23 +70,64 @@ def test_a_connector_nobody_speaks_of_is_gone(start_control: Callable[..., Contr
         assert ok(http.get("/admin/v1/events"))["data"] == []
 
 
-def test_calls_and_bytes_are_summed_per_minute(tenant: Tenant) -> None:
+def test_calls_come_from_gateways_and_bytes_from_edges(tenant: Tenant) -> None:
     tunnel = new_tunnel(tenant)
     call = {"kind": "call", "fields": {"duration_ms": 20, "bytes_in": 5, "bytes_out": 7, "error": False}}
     failed = {"kind": "call", "fields": {"duration_ms": 90.7, "error": True}}
+    carried = {"kind": "traffic", "fields": {"bytes_in": 50, "bytes_out": 70, "streams_opened": 1, "streams_open": 3}}
     later = {"kind": "traffic", "time": NOW.replace(minute=31).isoformat(), "fields": {"bytes_out": 100}}
     for _ in range(2):
-        tell(tenant, tunnel, call, failed, later)
+        tell(tenant, tunnel, call, failed, carried, later)
+    tell(tenant, tunnel, {"kind": "traffic", "fields": {"streams_open": 2}})
     window = {"since": "2026-08-01T09:00:00Z", "until": "2026-08-01T10:00:00+00:00"}
     with tenant.as_operator() as http:
         points = ok(http.get(f"/admin/v1/tunnels/{tunnel}/traffic", params=window))["data"]
         calls = ok(http.get("/admin/v1/events", params={"tunnel_id": tunnel, "kind": "call"}))["data"]
         assert http.get(f"/admin/v1/tunnels/{tunnel}/traffic", params={"since": "0"}).status_code == 400
         assert ok(http.get(f"/admin/v1/tunnels/{tunnel}/traffic"))["data"] == []
-    sums = {"calls": 4, "errors": 2, "bytes_in": 10, "bytes_out": 14, "duration_ms": 220, "slowest_ms": 90}
-    assert points[0] == {"time": "2026-08-01T09:30:00.000000Z"} | sums
+    sums = {"calls": 4, "errors": 2, "bytes_in": 100, "bytes_out": 140, "duration_ms": 220, "streams_opened": 2}
+    assert points[0] == {"time": "2026-08-01T09:30:00.000000Z", "slowest_ms": 90, "streams_open": 3} | sums
     assert (points[1]["bytes_out"], points[1]["calls"]) == (200, 0)
     assert len(calls) == 4
+
+
+def first_times(tenant: Tenant, tunnel: str) -> list[tuple[str, str, object]]:
+    """Kind, node and `known` of each event, oldest first."""
+    with tenant.as_operator() as http:
+        found = ok(http.get("/admin/v1/events", params={"tunnel_id": tunnel}))["data"]
+    return [(event["kind"], event["node"], event["fields"].get("known")) for event in reversed(found)]
+
+
+@requirement("edge:first-times")
+def test_what_is_new_is_decided_over_all_nodes_and_restarts(tenant: Tenant) -> None:
+    tunnel = new_tunnel(tenant)
+    first, second = ({"kind": "tunnel_first_use", "node": node} for node in ("edge-1", "edge-2"))
+    at_home = {"version": "1", "arch": "linux_amd64", "address": "192.0.2.1:1000"}
+    elsewhere = at_home | {"address": "192.0.2.2:1000"}
+    here, there = (connection("connector_registered", 0, **fields) for fields in (at_home, elsewhere))
+    tell(tenant, tunnel, here, first)
+    tell(tenant, tunnel, here | {"node": "edge-2"}, second, there)
+    tell(tenant, tunnel, first, here)
+    assert first_times(tenant, tunnel) == [
+        ("connector_registered", "edge-1", False),
+        ("tunnel_first_use", "edge-1", None),
+        ("connector_registered", "edge-2", True),
+        ("connector_registered", "edge-1", False),
+        ("connector_registered", "edge-1", True),
+    ]
+
+
+@requirement("edge:first-times")
+def test_a_fingerprint_not_shown_for_long_is_new_again(start_control: Callable[..., ControlThread]) -> None:
+    clock = SteppedClock()
+    tenant = start_control(clock=clock).new_tenant()
+    tunnel = new_tunnel(tenant)
+    story = ({"kind": "tunnel_first_use"}, connection("connector_registered", 0, version="1"))
+    tell(tenant, tunnel, *story)
+    clock.advance(days=91)
+    tenant.control.run(tenant.control.operations.housekeeping.prune())
+    tell(tenant, tunnel, *story)
+    assert first_times(tenant, tunnel) == [("connector_registered", "edge-1", False)]
 
 
 def test_one_organization_does_not_see_anothers_events(control: ControlThread, tenant: Tenant) -> None:

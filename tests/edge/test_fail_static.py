@@ -119,7 +119,6 @@ async def test_operators_see_connectors_come_and_go_and_first_use(
     assert registered.fields["version"] == "2026.8.2"
     assert registered.fields["protocol"] == "http2"
     assert str(registered.fields["address"]).startswith("127.0.0.1:")
-    assert registered.fields["known"] is False
     async with client(edge, files) as guest:
         assert (await guest.upgrade(tunnel.host())).status == 101
     assert (await directory.event("tunnel_first_use")).tunnel_id == tunnel.record.id

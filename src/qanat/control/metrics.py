@@ -20,6 +20,12 @@ class Metrics:
         self.seconds = Histogram(
             "qanat_control_request_seconds", "Time until a request was answered.", ("operation",), registry=registry
         )
+        self.first_times = Counter(
+            "qanat_control_first_times",
+            "Tunnels used for the first time, and connectors not seen before.",
+            ("what",),
+            registry=registry,
+        )
 
     def observe(self, operation: str, status: int, seconds: float) -> None:
         """A request was answered."""

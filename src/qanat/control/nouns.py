@@ -301,7 +301,11 @@ class WatchedRoute(Noun):
 
 
 class TrafficPoint(Noun):
-    """What a tunnel did in one step of time. `duration_ms` is the sum over its calls."""
+    """What a tunnel did in one step of time. `duration_ms` is the sum over its calls.
+
+    Calls, errors and durations are what gateways tell; bytes (of ciphertext) and streams what edges tell, which see
+    every client.
+    """
 
     time: Timestamp
     calls: int
@@ -310,6 +314,9 @@ class TrafficPoint(Noun):
     bytes_out: int
     duration_ms: int
     slowest_ms: int
+    streams_opened: int
+    streams_open: int
+    """The most that one edge had open at once."""
 
 
 class OperatorEvent(Noun):

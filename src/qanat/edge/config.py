@@ -204,6 +204,8 @@ class EdgeConfig(Section):
     cluster: Cluster | None = None
     metrics_addr: ListenAddress | None = None
     """Where Prometheus may ask; nowhere when empty."""
+    traffic_interval: Duration = Field(default=timedelta(seconds=10), ge=timedelta(seconds=1))
+    """How often operators are told what each tunnel carried."""
     drain_timeout: Duration = timedelta(seconds=30)
     """From SIGTERM to the end; streams still open then are cut."""
     log_level: Literal["debug", "info", "warn", "error"] = "info"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 from qanat.api.internal import Event, EventBatch
@@ -29,7 +30,7 @@ _PHRASES = {
     "connector_lost": "connector lost",
     "connector_refused": "connector refused",
     "client_refused": "client refused",
-    "tunnel_first_use": "tunnel first use",
+    "tunnel_first_use": "tunnel in use",
 }
 
 
@@ -40,6 +41,12 @@ class EventQueue:
         self._node, self._clock, self._metrics = node, clock, metrics
         self._queue: deque[Event] = deque()
         self._waiting = asyncio.Event()
+        self._hurry, self._stopping = asyncio.Event(), False
+
+    @property
+    def crowded(self) -> bool:
+        """Whether what can wait had better not be queued now."""
+        return len(self._queue) >= MAX_QUEUE // 2
 
     def emit(self, kind: str, tunnel: TunnelID | None = None, **fields: Field) -> None:
         """Log an event and queue it for the control plane."""
@@ -55,12 +62,20 @@ class EventQueue:
         self._queue.append(event)
         self._waiting.set()
 
+    def stop(self) -> None:
+        """Let `run` end once it has tried to hand over what is queued now."""
+        self._stopping = True
+        self._hurry.set()
+        self._waiting.set()
+
     async def run(self, directory: TunnelDirectory) -> None:
-        """Hand over what is queued, for ever; what cannot be handed over now waits."""
+        """Hand over what is queued, until `stop`; what cannot be handed over now waits."""
         backoff = FLUSH_EVERY
-        while True:
+        while not self._stopping:
             await self._waiting.wait()
-            await asyncio.sleep(backoff)  # gathers a batch, or waits out an outage
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff):  # gathers a batch, or waits out an outage
+                    await self._hurry.wait()
             try:
                 await self.flush(directory)
                 backoff = FLUSH_EVERY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from uuid import UUID
 
@@ -15,7 +14,6 @@ from qanat.edge.registrar import Refusal, TokenCheck
 from qanat.ids import TunnelID
 from qanat.tunnel.connection import EdgeConnection, Registered, RegistrationRequest
 
-MAX_FINGERPRINTS = 100_000
 SNAPSHOT_EVERY = 60.0
 
 
@@ -29,7 +27,6 @@ class NodeRegistrar:
         self._check, self._connections = check, connections
         self._metrics, self._events = metrics, events
         self._tunnels: dict[UUID, TunnelID] = {}
-        self._seen: OrderedDict[tuple[UUID, str], None] = OrderedDict()
         self.on_change: Callable[[UUID], None] = lambda _: None
 
     async def register(self, request: RegistrationRequest) -> Registered:
@@ -60,7 +57,6 @@ class NodeRegistrar:
             "connector_registered",
             self._tunnels.get(request.tunnel_uuid),
             connection_id=str(connection.registered.connection_id),
-            known=self._is_known(request),
             replaced=old is not None,
             **describe(request),
         )
@@ -88,18 +84,6 @@ class NodeRegistrar:
         if record.archived:
             for connection in self._connections.of_tunnel(record.uuid):
                 connection.close()
-
-    def _is_known(self, request: RegistrationRequest) -> bool:
-        """Whether this tunnel has been served before by a connector of this version, architecture and address."""
-        connector = request.connector
-        host = connector.address.rpartition(":")[0]
-        key = (request.tunnel_uuid, f"{connector.version}|{connector.arch}|{host}")
-        known = key in self._seen
-        self._seen[key] = None
-        self._seen.move_to_end(key)
-        if len(self._seen) > MAX_FINGERPRINTS:
-            self._seen.popitem(last=False)
-        return known
 
     async def report(self) -> None:
         """Tell operators every minute what is connected: so they also see what vanished without a word."""

@@ -30,6 +30,9 @@ from qanat.log import get_logger
 from qanat.tunnel.connection import EdgeConnection
 from qanat.tunnel.wss import accept_wss
 
+LAST_WORDS = 2.0
+"""Seconds a node that stops gives the control plane to take its last events."""
+
 _log = get_logger("qanat.edge")
 
 
@@ -67,13 +70,14 @@ class Edge:
         self.connectors = ConnectorListener(config, self.registrar, self.metrics)
         self._background: list[Coroutine[Any, Any, None]] = [
             self.directory.run(),
-            self.events.run(source),
             self.sessions.sweep(),
+            self.sessions.report_traffic(config.traffic_interval.total_seconds()),
             self.registrar.report(),
             self.connectors.watch(),
             balance(self.connections, share + 1, self.others_up, self._move),
         ]
         self._tasks: list[asyncio.Task[None]] = []
+        self._telling: asyncio.Task[None] | None = None
         self.metrics.following.set_function(lambda: self.directory.following)
 
     def others_up(self) -> bool:
@@ -96,6 +100,7 @@ class Edge:
     async def start(self, reuse_port: bool = False) -> None:
         """Listen. Raises `OSError` when an address is taken."""
         self._tasks = [asyncio.create_task(work) for work in self._background]
+        self._telling = asyncio.create_task(self.events.run(self._source))
         if self.cluster is not None:
             self.registrar.on_change = await self.cluster.start(self.sessions)
         self.connector_address = await self.connectors.start(reuse_port)
@@ -124,7 +129,7 @@ class Edge:
         _log.info("edge drained", sessions=len(self.sessions), connections=len(self.connections))
 
     async def close(self) -> None:
-        """End everything now."""
+        """End everything now, and tell operators the last of it if the control plane listens."""
         await self.sessions.close()
         for connection in (*self.connections, *self.connections.leaving):
             connection.close()
@@ -136,6 +141,13 @@ class Edge:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.sessions.tell_traffic()
+        self.events.stop()
+        if self._telling is not None:
+            _, late = await asyncio.wait([self._telling], timeout=LAST_WORDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from qanat.edge.metrics import Metrics
 from qanat.edge.request import UpgradeRequest
 from qanat.edge.router import Router
 from qanat.edge.session import ClientSession, Guest
+from qanat.edge.traffic import Live, Traffic
 from qanat.ids import TunnelID
 from qanat.log import get_logger
 from qanat.tunnel.connection import EdgeConnection
@@ -47,6 +49,7 @@ class Sessions:
         self._of_client: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._used: set[TunnelID] = set()
+        self._traffic = Traffic()
         self.draining = False
         self.on_opened: Callable[[ClientSession], None] = lambda _: None
         """Hears of each stream that was accepted, before any of its bytes."""
@@ -83,6 +86,8 @@ class Sessions:
             self._metrics.bytes.labels("to_client").inc(session.stream.bytes_received)
             self._metrics.bytes.labels("to_tunnel").inc(session.client_end.bytes_received)
             self._metrics.streams.labels(session.stream.via).dec()
+            if session.tunnel is not None and session.guest.identity is not None:
+                self._traffic.ended(session.tunnel.id, session.client_end.bytes_received, session.stream.bytes_received)
         if not self._open:
             self.empty.set()
 
@@ -112,9 +117,12 @@ class Sessions:
         self._metrics.streams.labels(via).inc()
         self._metrics.open_seconds.observe(seconds)
         tunnel = session.tunnel
-        if tunnel is not None and tunnel.id not in self._used:
-            self._used.add(tunnel.id)
-            self._events.emit("tunnel_first_use", tunnel.id, client=session.guest.name, address=session.guest.address)
+        if tunnel is not None and session.guest.identity is not None:
+            self._traffic.opened(tunnel.id)
+            if tunnel.id not in self._used:
+                self._used.add(tunnel.id)
+                told = {"client": session.guest.name, "address": session.guest.address}
+                self._events.emit("tunnel_first_use", tunnel.id, **told)
         self.on_opened(session)
 
     def refused(self, guest: Guest, refusal: EdgeRefused, request: UpgradeRequest | None) -> None:
@@ -130,6 +138,25 @@ class Sessions:
     def tunnels(self) -> set[UUID]:
         """The tunnels that sessions are about."""
         return {session.tunnel.uuid for session in self._open if session.tunnel is not None}
+
+    async def report_traffic(self, every: float) -> None:
+        """Tell operators what tunnels carry, every so many seconds, for ever."""
+        while True:
+            await asyncio.sleep(every)
+            if not self._events.crowded:  # what is not told now is told later: the sums only grow
+                self.tell_traffic()
+
+    def tell_traffic(self) -> None:
+        """Tell what is new of every tunnel."""
+        for tunnel, moved in self._traffic.take(self._live()).items():
+            self._events.emit("traffic", tunnel, **asdict(moved))
+
+    def _live(self) -> Live:
+        for session in self._open:
+            if session.stream is None or session.client_end is None:
+                continue
+            if session.tunnel is not None and session.guest.identity is not None:
+                yield session.tunnel.id, session.client_end.bytes_received, session.stream.bytes_received
 
     def of_tunnel_archived(self, tunnel: TunnelID) -> None:
         """Cut every session of a tunnel that is gone."""

@@ -1,7 +1,7 @@
 """What edges and gateways tell: connectors come and go, traffic, calls. Kept for the console, not for ever.
 
 Connectors are a table of what is there now; traffic and calls are summed per tunnel and minute; every event but bare
-traffic is kept as it came.
+traffic is kept. Bytes are summed from what edges tell and nothing else: a gateway's calls are among them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from qanat.api.internal import Event, EventBatch
 from qanat.control.nouns import Connector, OperatorEvent, Page, TrafficPoint
 from qanat.control.operations.context import Actor, Context
+from qanat.control.operations.first_times import FirstTimes, announce
 from qanat.control.operations.history import cursor_after, read_cursor_number
 from qanat.control.operations.pages import PageRequest
 from qanat.control.operations.tunnels import find_tunnel
@@ -29,7 +30,10 @@ STALE = timedelta(minutes=5)
 MAX_TEXT = 1024
 NOT_KEPT = ("traffic", "canary")
 """Traffic is summed; of probes only what changed is kept, which their own table knows."""
-SUMS = ("calls", "errors", "bytes_in", "bytes_out", "duration_ms")
+SUMS = ("calls", "errors", "bytes_in", "bytes_out", "duration_ms", "streams_opened")
+PEAKS = ("slowest_ms", "streams_open")
+MOVED = ("bytes_in", "bytes_out", "streams_opened")
+"""What only edges tell: a gateway tells of the same bytes with its calls."""
 _Key = tuple[str, datetime]
 
 
@@ -38,15 +42,18 @@ class Events:
 
     def __init__(self, context: Context, watches: WatchedRoutes) -> None:
         self._context, self._watches = context, watches
+        self._first_times = FirstTimes(context)
 
-    async def record(self, batch: EventBatch) -> None:
-        """Keep a batch, all of it or nothing."""
+    async def record(self, batch: EventBatch) -> Counter[str]:
+        """Keep a batch, all of it or nothing. Returns what happened for the first time: `tunnel`s, `connector`s."""
         async with self._context.database.write() as session:
-            session.add_all(_row(event) for event in batch.events if event.kind not in NOT_KEPT)
-            for event in batch.events:
+            events = await self._first_times.judge(session, batch.events)
+            session.add_all(_row(event) for event in events if event.kind not in NOT_KEPT)
+            for event in events:
                 await self._track_connector(session, event)
                 await self._watches.hear(session, event)
-            await _add_traffic(session, batch.events)
+            await _add_traffic(session, events)
+        return announce(events)
 
     async def _track_connector(self, session: AsyncSession, event: Event) -> None:
         if event.tunnel_id is None:
@@ -102,11 +109,10 @@ class Events:
         for row in rows:
             point = points[since + (row.minute - since) // step * step]
             point.update({name: getattr(row, name) for name in SUMS})
-            point["slowest_ms"] = max(point["slowest_ms"], row.slowest_ms)
-        return [
-            TrafficPoint(time=time, slowest_ms=sums["slowest_ms"], **{name: sums[name] for name in SUMS})
-            for time, sums in points.items()
-        ]
+            for name in PEAKS:
+                point[name] = max(point[name], getattr(row, name))
+        names = (*SUMS, *PEAKS)
+        return [TrafficPoint(time=time, **{name: point[name] for name in names}) for time, point in points.items()]
 
     async def list_page(
         self, actor: Actor, request: PageRequest, *, tunnel_id: str | None = None, kinds: Sequence[str] = ()
@@ -154,29 +160,33 @@ def _connection_of(event: Event) -> tuple[str, int]:
 
 
 async def _add_traffic(session: AsyncSession, events: Sequence[Event]) -> None:
-    """Add to the minutes' sums. Calls count themselves; bytes come with either kind."""
+    """Add to the minutes' sums."""
     sums: dict[_Key, Counter[str]] = defaultdict(Counter)
     for event in events:
-        if event.tunnel_id is None or event.kind not in ("traffic", "call"):
-            continue
-        point = sums[event.tunnel_id[:128], event.time.replace(second=0, microsecond=0)]
-        duration = _whole(event, "duration_ms")
-        if event.kind == "call":
-            point["calls"] += 1
-            point["errors"] += 1 if event.fields.get("error") else 0
-        point["bytes_in"] += _whole(event, "bytes_in")
-        point["bytes_out"] += _whole(event, "bytes_out")
-        point["duration_ms"] += duration
-        point["slowest_ms"] = max(point["slowest_ms"], duration)
+        if event.tunnel_id is not None and event.kind in ("traffic", "call"):
+            _add_event(sums[event.tunnel_id[:128], event.time.replace(second=0, microsecond=0)], event)
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     for (tunnel_id, minute), point in sorted(sums.items()):
-        values = {name: point[name] for name in (*SUMS, "slowest_ms")}
+        values = {name: point[name] for name in (*SUMS, *PEAKS)}
         statement = dialect.insert(TrafficRow).values(tunnel_id=tunnel_id, minute=minute, **values)
         added: dict[str, Any] = {name: getattr(TrafficRow, name) + values[name] for name in SUMS}
+        for name in PEAKS:
+            column = getattr(TrafficRow, name)
+            added[name] = case((column < values[name], values[name]), else_=column)
         await session.execute(statement.on_conflict_do_update(index_elements=["tunnel_id", "minute"], set_=added))
-        slower = (TrafficRow.tunnel_id == tunnel_id, TrafficRow.minute == minute)
-        slowest = update(TrafficRow).where(*slower, TrafficRow.slowest_ms < values["slowest_ms"])
-        await session.execute(slowest.values(slowest_ms=values["slowest_ms"]))
+
+
+def _add_event(point: Counter[str], event: Event) -> None:
+    if event.kind == "call":
+        duration = _whole(event, "duration_ms")
+        point["calls"] += 1
+        point["errors"] += 1 if event.fields.get("error") else 0
+        point["duration_ms"] += duration
+        point["slowest_ms"] = max(point["slowest_ms"], duration)
+        return
+    for name in MOVED:
+        point[name] += _whole(event, name)
+    point["streams_open"] = max(point["streams_open"], _whole(event, "streams_open"))
 
 
 def _whole(event: Event, name: str) -> int:

@@ -10,12 +10,14 @@ from sqlalchemy import delete
 from qanat.control.errors import StoreUnavailable
 from qanat.control.operations.changes import DataPlane
 from qanat.control.operations.context import Context
+from qanat.control.operations.first_times import USE
 from qanat.control.operations.key_sets import KeySets
 from qanat.control.store.tables import (
     AccessTokenRow,
     AuthenticationEventRow,
     ConnectorRow,
     EventRow,
+    FirstTimeRow,
     TrafficRow,
     UsedAssertionRow,
 )
@@ -65,6 +67,9 @@ class Housekeeping:
                 delete(AuthenticationEventRow).where(AuthenticationEventRow.time < now - config.history_retention),
                 delete(EventRow).where(EventRow.time < now - config.traffic_retention),
                 delete(TrafficRow).where(TrafficRow.minute < now - config.traffic_retention),
+                delete(FirstTimeRow).where(
+                    FirstTimeRow.what != USE, FirstTimeRow.seen_at < now - config.history_retention
+                ),
                 delete(ConnectorRow).where(ConnectorRow.seen_at < now - CONNECTORS_KEPT),
             ):
                 await session.execute(statement)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from qanat.api.internal import Change, Credential, EventBatch, Principal, TunnelRecord, Watches
 from qanat.control.config import ServiceKey
 from qanat.control.errors import AuthenticationFailed, Invalid, PermissionDenied
+from qanat.control.metrics import Metrics
 from qanat.control.operations.authentication import digest
 from qanat.control.rest.requests import Ops, invalid_field, presented_credential
 from qanat.ids import OrganizationID, WorkspaceID
@@ -93,7 +94,9 @@ async def record_events(request: Request, operations: Ops) -> Response:
     batch = await _read(request, EventBatch)
     if len(batch.events) > MAX_EVENTS:
         raise Invalid("events", f"at most {MAX_EVENTS} in a batch")
-    await operations.events.record(batch)
+    metrics: Metrics = request.app.state.metrics
+    for what, count in (await operations.events.record(batch)).items():
+        metrics.first_times.labels(what).inc(count)
     return Response(status_code=204)
 
 

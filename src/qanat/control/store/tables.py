@@ -361,6 +361,20 @@ class TrafficRow(Table):
     duration_ms: Mapped[int]
     """Of all calls together."""
     slowest_ms: Mapped[int]
+    streams_opened: Mapped[int] = mapped_column(server_default="0")
+    streams_open: Mapped[int] = mapped_column(server_default="0")
+    """The most that one node had open at once."""
+
+
+class FirstTimeRow(Table):
+    """Something that was seen of a tunnel: no node can know by itself whether it is new."""
+
+    __tablename__ = "first_times"
+    tunnel_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    what: Mapped[str] = mapped_column(String(80), primary_key=True)
+    """`use`, or `connector <SHA-256 of a connector's fingerprint>`."""
+    seen_at: Mapped[datetime]
+    """Last."""
 
 
 class WatchRow(Table):
@@ -396,3 +410,9 @@ class ConsoleSessionRow(Table):
     role: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    credential_id: Mapped[str | None] = mapped_column(String(128))
+    """The operator credential that opened it: the session ends with it."""
+    issuer: Mapped[str | None] = mapped_column(Text)
+    """The provider that opened it: the session ends when another one, or none, is configured."""
+    id_token_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Shown to the provider again to sign out there as well."""
