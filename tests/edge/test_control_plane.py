@@ -9,6 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from qanat.control.operations.context import Actor
+from qanat.control.operations.pages import PageRequest
 from qanat.control.server import ControlServer
 from qanat.control.server import serve as serve_control
 from qanat.edge.server import Edge, serve
@@ -86,3 +88,37 @@ async def test_the_data_plane_outlives_the_control_plane_and_obeys_it_again(
             for connection in (first, second, third, fourth):
                 await connection.wait_closed()
             assert await status(edge, files, host) == "tunnel_archived"
+
+
+async def told(control: ControlServer, *kinds: str) -> list[tuple[str, str, object]]:
+    """Kind, node and `known` of the events of these kinds, oldest first."""
+    actor = Actor(id="local", kind="local", organization_id=control.bootstrapped.organization_id)
+    page = await control.operations.events.list_page(actor, PageRequest(limit=100), kinds=kinds)
+    return [(event.kind, event.node, event.fields.get("known")) for event in reversed(page.data)]
+
+
+@requirement("edge:first-times")
+async def test_what_is_new_is_known_over_two_nodes_and_a_restart(files: OperatorFiles, tmp_path: Path) -> None:
+    config = control_config(tmp_path, domain_base=BASE)
+    async with serve_control(config) as control:
+        tunnel = await ask(control, "")
+        path, host = f"/{tunnel['id']}", f"tickets.{tunnel['domain']}"
+        await ask(control, f"{path}/certificates", {"ca_certificate_pem": throwaway_ca().certificate_pem.decode()})
+        token = parse_token((await ask(control, f"{path}/reveal_token"))["tunnel_token"])
+        for name in ("edge-1", "edge-2", "edge-1"):
+            settings = edge_config(
+                files,
+                name=name,
+                control={"url": control.url, "service_key": EDGE_KEY},
+                client_organizations=[{"san": "gateway.example.net", "organizations": "*"}],
+            )
+            async with serve(settings) as edge:
+                connection = await connect(edge.connector_address, files, token, EchoProxy())
+                assert await status(edge, files, host) == "101"
+                connection.close()
+        assert await told(control, "connector_registered") == [
+            ("connector_registered", "edge-1", False),
+            ("connector_registered", "edge-2", True),
+            ("connector_registered", "edge-1", True),
+        ]
+        assert await told(control, "tunnel_first_use") == [("tunnel_first_use", "edge-1", None)]
