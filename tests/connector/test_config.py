@@ -22,7 +22,7 @@ def test_the_defaults_are_cloudflareds() -> None:
     config = validate(ConnectorConfig, {"token": "x"})
     assert (config.protocol, config.ha_connections, config.retries) == ("auto", 4, 5)
     assert config.grace_period == timedelta(seconds=30)
-    assert config.url == "http://localhost:8080"
+    assert config.url is None
 
 
 @requirement("connector:config")

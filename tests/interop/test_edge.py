@@ -31,7 +31,9 @@ class Target:
     address: str
 
 
-async def start(stack: AsyncExitStack, kind: str, protocol: str, target: Target, tunnel: Tunnel, url: str) -> None:
+async def start(
+    stack: AsyncExitStack, kind: str, protocol: str, target: Target, tunnel: Tunnel, url: str | None
+) -> None:
     """Four connections' worth of a connector."""
     token = tunnel.token.encode()
     if kind == "cloudflared":
@@ -72,3 +74,22 @@ async def test_four_connections_serve_clients_until_the_tunnel_is_archived(
         await until(lambda: not len(edge.connections))
         async with asyncio.timeout(5), client(edge, files) as guest:
             assert (await guest.upgrade(tunnel.host())).status >= 400
+
+
+@requirement("setup:25")
+@pytest.mark.slow
+@pytest.mark.parametrize(("connector", "protocol"), [each for each in CONNECTORS if "wss" not in each.values])
+async def test_a_connector_without_an_upstream_answers_503(connector: str, protocol: str, tmp_path: Path) -> None:
+    files, directory = OperatorFiles(tmp_path / "pki"), DictDirectory()
+    tunnel = directory.add(make_tunnel())
+    listener = {"quic": True, "listen_addr": f"127.0.0.1:{free_port()}"}
+    async with AsyncExitStack() as stack:
+        edge = await stack.enter_async_context(running_edge(files, directory, connectors=listener))
+        target = Target(tmp_path, files.path("connector-listener-ca"), "{}:{}".format(*edge.connector_address))
+        await start(stack, connector, protocol, target, tunnel, None)
+        await until(lambda: len(edge.connections) >= 1)
+        async with client(edge, files) as guest:
+            answer = await guest.upgrade(tunnel.host())
+    assert (answer.status, answer.headers["x-qanat-error"]) == (503, "no_ingress_rules")
+    assert answer.headers["x-qanat-hop"] == "connector"
+    assert b"No ingress rules were defined" in answer.body

@@ -47,7 +47,6 @@ REQUIREMENTS: dict[str, str] = {
 }
 
 GAPS: dict[str, str] = {
-    "setup:25": "of cloudflared without --url; ours has a default upstream as the reference Compose file sets one",
     "setup:26": "needs a container engine: restarting a container inside a shared network namespace",
     "setup:37:picker": "the picker belongs to the console's agent page, which is not built",
 }

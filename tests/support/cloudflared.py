@@ -82,7 +82,7 @@ def _command(directory: Path) -> list[str]:
 
 @asynccontextmanager
 async def cloudflared(
-    edge: Edge, protocol: str, url: str, *, connections: int = 4, token: str | None = None, **env: str
+    edge: Edge, protocol: str, url: str | None, *, connections: int = 4, token: str | None = None, **env: str
 ) -> AsyncIterator[Cloudflared]:
     """A cloudflared with `connections` slots at `edge`; stopped at the end."""
     (edge.directory / "none.yml").write_text("{}\n")
@@ -93,10 +93,10 @@ async def cloudflared(
         "TUNNEL_EDGE": ",".join([edge.address] * connections),
         "TUNNEL_CACERT": str(edge.cacert),
         "TUNNEL_TRANSPORT_PROTOCOL": protocol,
-        "TUNNEL_URL": url,
         "TUNNEL_METRICS": "127.0.0.1:0",
         "TUNNEL_NO_PRECHECKS": "true",
         "NO_AUTOUPDATE": "true",
+        **({} if url is None else {"TUNNEL_URL": url}),
     }
     process = await asyncio.create_subprocess_exec(
         *_command(edge.directory),

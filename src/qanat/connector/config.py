@@ -117,8 +117,8 @@ class ConnectorConfig(Section):
     """The same for the last rung, whose certificate is an ordinary one; empty: `cacert`, else the system's."""
     protocol: ProtocolChoice = "auto"
     """`auto`: HTTP/2 on 7844, then QUIC on 7844, then WebSocket on 443; two failed dials lead to the next."""
-    url: Annotated[str, AfterValidator(_check_url)] = "http://localhost:8080"
-    """Where streams are handed to: `http://`, `https://`, `tcp://host:port` or `unix:/path`, no URL path."""
+    url: Annotated[str, AfterValidator(_check_url)] | None = None
+    """Where streams go: `http://`, `https://`, `tcp://host:port` or `unix:/path`, no URL path; empty: nowhere."""
     metrics: Annotated[str, AfterValidator(_check_metrics)] | None = None
     """`host:port` for `/metrics` and `/ready`; empty: neither."""
     grace_period: Annotated[Duration, AfterValidator(_check_grace)] = timedelta(seconds=30)

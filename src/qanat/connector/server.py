@@ -14,7 +14,7 @@ from qanat.connector.metrics import CountedHandler, Metrics, StatusServer
 from qanat.connector.state import Shared
 from qanat.connector.supervisor import Supervisor
 from qanat.connector.token_source import TokenSource
-from qanat.connector.upstream import UpstreamHandler
+from qanat.connector.upstream import NowhereHandler, UpstreamHandler
 from qanat.log import get_logger
 from qanat.tunnel.connection import StreamHandler
 
@@ -30,9 +30,12 @@ class Connector:
         self.metrics = Metrics()
         self.metrics_address: tuple[str, int] | None = None
         self._upstream: UpstreamHandler | None = None
-        if handler is None:
+        if handler is None and config.url is not None:
             address = parse_upstream(config.url)
             handler = self._upstream = UpstreamHandler(address, self.connector_id, self.metrics.unreachable.inc)
+        elif handler is None:
+            handler = NowhereHandler()
+            log.warn("No ingress rules were defined, answering every request with 503", hint="set --url")
         self._dialler = Dialler(config)
         self._shared = Shared(
             config=config,

@@ -82,6 +82,16 @@ class UpstreamHandler:
         await asyncio.gather(*dials, return_exceptions=True)
 
 
+class NowhereHandler:
+    """Answers every stream with a bare 503, as cloudflared does when it was told of no upstream."""
+
+    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+        """Nothing listens to the stream: it is over."""
+        stream.respond(ResponseHead(503, ()))
+        stream.close()
+        return asyncio.Protocol()
+
+
 class _StreamEnd(asyncio.Protocol):
     """Listens to the tunnel stream: sends on what it says, chunked where the request's length is unknown."""
 

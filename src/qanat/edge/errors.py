@@ -102,6 +102,15 @@ class ProxyUnreachable(EdgeRefused):
     code, status, retryable, hop = "proxy_unreachable", 502, True, "connector"
 
 
+class NoIngressRules(EdgeRefused):
+    """The connector was told of no upstream (`--url` is missing): it answers everything with 503."""
+
+    code, status, hop = "no_ingress_rules", 503, "connector"
+
+    def __str__(self) -> str:
+        return "No ingress rules were defined: the connector was started without --url"
+
+
 class UpgradeRefused(EdgeRefused):
     """The proxy answered the upgrade with something other than 101."""
 
@@ -145,6 +154,7 @@ ALL: tuple[type[EdgeRefused], ...] = (
     TunnelBusy,
     ConnectorUnreachable,
     ProxyUnreachable,
+    NoIngressRules,
     UpgradeRefused,
     NodeUnreachable,
     EdgeDraining,

@@ -16,6 +16,7 @@ from qanat.edge.errors import (
     ConnectorUnreachable,
     EdgeRefused,
     NodeUnreachable,
+    NoIngressRules,
     ProxyUnreachable,
     TooManyStreams,
     TunnelArchived,
@@ -114,7 +115,7 @@ class Router:
             if refusal is None:
                 return None
             failure = refusal
-            if isinstance(refusal, ProxyUnreachable):
+            if isinstance(refusal, ProxyUnreachable | NoIngressRules):
                 blind.add(connector)
             elif isinstance(refusal, UpgradeRefused):
                 break  # the proxy has spoken
@@ -139,7 +140,7 @@ class Router:
             _give_up(end)
 
 
-_WORTH_ANOTHER_NODE = (TunnelNotConnected, TunnelBusy, ConnectorUnreachable, ProxyUnreachable)
+_WORTH_ANOTHER_NODE = (TunnelNotConnected, TunnelBusy, ConnectorUnreachable, ProxyUnreachable, NoIngressRules)
 
 
 def check_ready(record: TunnelRecord) -> None:
@@ -152,7 +153,10 @@ def check_ready(record: TunnelRecord) -> None:
 
 def to_refusal(answer: ResponseHead) -> EdgeRefused:
     """Why an answer other than 101 means no."""
-    return UpgradeRefused() if answer.from_upstream else ProxyUnreachable()
+    if not answer.from_upstream:
+        return ProxyUnreachable()
+    # No header at all: not a proxy's answer, but that of a connector which has none to ask.
+    return NoIngressRules() if answer.status == 503 and not answer.headers else UpgradeRefused()
 
 
 def _give_up(end: StreamEnd) -> None:
