@@ -7,6 +7,9 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 ENVIRONMENTS := $(patsubst tests/environments/%.txt,.venv-%/.installed,$(wildcard tests/environments/*.txt))
 
+# Tests start the program dozens of times: compile it once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test fast check format docs bench fuzz lock sbom prepare clean
 

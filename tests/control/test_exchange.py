@@ -457,9 +457,36 @@ def test_spent_assertions_are_forgotten_when_they_could_no_longer_be_used(
     assert control.run(count(AuthenticationEventRow)) == 0
 
 
-def test_exchanges_are_limited_per_address(start_control: Callable[..., ControlThread]) -> None:
-    federated = federate(start_control({"limits": {"exchanges_per_minute": 2}}).new_tenant())
-    assert [federated.exchange().status_code for _ in range(3)] == [200, 200, 429]
+def two_exchanges_a_minute(start_control: Callable[..., ControlThread], clock: SteppedClock) -> Federated:
+    proxies = {"trusted_proxies": ["127.0.0.1/32"]}
+    control = start_control({"limits": {"exchanges_per_minute": 2}, **proxies}, clock=clock)
+    return federate(control.new_tenant(), issuer={"check_jti": True})
+
+
+def exchange_from(federated: Federated, address: str, assertion: str) -> int:
+    with federated.tenant.bare() as http:
+        headers = {"x-forwarded-for": address}
+        return http.post("/v1/oauth/token", json=federated.body(assertion), headers=headers).status_code
+
+
+def test_good_exchanges_are_limited_per_rule_and_a_refused_one_spends_nothing(
+    start_control: Callable[..., ControlThread],
+) -> None:
+    clock = SteppedClock()
+    federated = two_exchanges_a_minute(start_control, clock)
+    spare = federated.assertion(jti="spare")
+    codes = [exchange_from(federated, f"192.0.2.{n}", federated.assertion(jti=str(n))) for n in range(2)]
+    assert [*codes, exchange_from(federated, "192.0.2.9", spare)] == [200, 200, 429]
+    clock.advance(seconds=31)
+    assert exchange_from(federated, "192.0.2.9", spare) == 200
+
+
+def test_failed_exchanges_use_up_their_address_and_not_the_rule(start_control: Callable[..., ControlThread]) -> None:
+    federated = two_exchanges_a_minute(start_control, SteppedClock())
+    forged = sign(federated.claims(), key=rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    assert [exchange_from(federated, "192.0.2.1", forged) for _ in range(3)] == [401, 401, 429]
+    assert exchange_from(federated, "192.0.2.1", federated.assertion(jti="1")) == 429
+    assert [exchange_from(federated, "192.0.2.2", federated.assertion(jti=n)) for n in "23"] == [200, 200]
 
 
 def test_configured_audiences_replace_the_default_ones(start_control: Callable[..., ControlThread]) -> None:

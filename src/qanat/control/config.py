@@ -61,7 +61,7 @@ class Limits(Section):
     token_reads_per_minute: int = Field(default=10, ge=1)
     """Reveal and rotate together, per credential."""
     exchanges_per_minute: int = Field(default=60, ge=1)
-    """Per source address, and per rule."""
+    """Failed ones per source address, and good ones per rule."""
 
 
 class FetchPolicy(Section):

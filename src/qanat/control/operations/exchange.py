@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ from qanat.control.assertions import (
     summary,
 )
 from qanat.control.conditions import Conditions
-from qanat.control.errors import AuthenticationFailed
+from qanat.control.errors import AuthenticationFailed, RateLimited
 from qanat.control.nouns import ExchangedToken
 from qanat.control.operations.authentication import (
     ORG_ADMIN,
@@ -86,17 +87,24 @@ class Exchange:
     def __init__(self, context: Context, key_sets: KeySets, conditions: Conditions) -> None:
         self._context, self._key_sets, self._conditions = context, key_sets, conditions
 
-    async def exchange(self, request: ExchangeRequest) -> ExchangedToken:
-        """Raises `AuthenticationFailed`, always the same one."""
+    async def exchange(self, request: ExchangeRequest, on_proven: Callable[[], None]) -> ExchangedToken:
+        """Raises `AuthenticationFailed`, always the same one.
+
+        `on_proven` is called once the caller is known to be whom the rule means, before anything is spent or minted;
+        it may raise `RateLimited`.
+        """
         attempt = await self._load(request)
         if attempt is None:
             raise AuthenticationFailed(DENIED)
         try:
             await self._verify(attempt)
+            on_proven()
             return await self._mint(attempt)
         except Denied as denied:
             await self._record_denial(attempt, "denied", denied.reason)
             raise AuthenticationFailed(DENIED) from None
+        except RateLimited:
+            raise
         except Exception:
             await self._record_denial(attempt, "error", "internal")
             raise

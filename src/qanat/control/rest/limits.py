@@ -40,6 +40,11 @@ class Buckets:
         if len(self._buckets) > MAX_KEYS:
             self._buckets.popitem(last=False)
 
+    def give_back(self, key: str) -> None:
+        """Undo one `take`."""
+        if (bucket := self._buckets.get(key)) is not None:
+            bucket.left = min(self._size, bucket.left + 1)
+
 
 class RateLimits:
     """The limits of the API."""
@@ -57,6 +62,14 @@ class RateLimits:
         """One reveal or rotate."""
         self._token_reads.take(credential_id)
 
-    def count_exchange(self, key: str) -> None:
-        """One token exchange of an address, or of a rule."""
-        self._exchanges.take(key)
+    def count_exchange(self, address: str) -> None:
+        """One token exchange that an address asks for."""
+        self._exchanges.take(f"address {address}")
+
+    def count_proven_exchange(self, address: str, rule_id: str) -> None:
+        """It turned out that the caller may: then it counts for the rule instead of the address.
+
+        Counted any sooner, whoever knows a rule's id could use up what its bearers need.
+        """
+        self._exchanges.give_back(f"address {address}")
+        self._exchanges.take(f"rule {rule_id}")

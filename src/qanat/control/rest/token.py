@@ -35,11 +35,12 @@ class TokenRequest(Body):
 @router.post("/v1/oauth/token", dependencies=[Depends(no_store)], openapi_extra=body_schema(TokenRequest))
 async def exchange_token(request: Request, operations: Ops) -> ExchangedToken:
     limits, address = request.app.state.limits, request.state.client_address
-    limits.count_exchange(f"address {address}")
+    limits.count_exchange(address)
     body = check_body(await _read(request), TokenRequest)
     wanted = _well_formed(body, address, request.state.request_id)
-    limits.count_exchange(f"rule {wanted.rule_id}")
-    return await operations.exchange.exchange(wanted)
+    return await operations.exchange.exchange(
+        wanted, on_proven=lambda: limits.count_proven_exchange(address, wanted.rule_id)
+    )
 
 
 async def _read(request: Request) -> dict[str, object]:
