@@ -26,10 +26,16 @@ REQUIREMENTS: dict[str, str] = {
     "console:light": "The first pages weigh under 100 kB together, ask nobody else and do not jump",
     "console:live": "An open page tells by itself what changed, in a real browser",
     "console:playground": "A playground lists and calls tools, and shows each hop's time",
-    "console:oidc": "Single sign-on by OIDC, with roles",
+    "console:oidc": "Single sign-on by OIDC, with roles, every sign-in in the audit trail",
+    "console:oidc:refused": "A wrong state, nonce, issuer, audience, time, key or algorithm opens nothing",
+    "console:oidc:down": "A provider that is down or makes no sense is named on the page, with what helps",
+    "console:oidc:logout": "Signing out offers to sign out at the provider too",
+    "console:oidc:local": "The operator's way in can be switched off, and its sessions end with that",
+    "console:revoked": "A session ends at once with the credential that opened it",
+    "console:redirect": "After a sign-in only pages of this console are returned to",
+    "console:limits": "Attempts to sign in, and calls of the playground, are limited",
 }
 
 GAPS: dict[str, str] = {
     "console:playground": "not built: the control plane has no way to call through a tunnel",
-    "console:oidc": "not built: sign-in is by an operator's credential",
 }

@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +46,10 @@ class Assertion:
     def kid(self) -> str | None:
         kid = self.header.get("kid")
         return kid if isinstance(kid, str) else None
+
+    def with_kid(self, kid: str) -> Assertion:
+        """The same, as if its header named that key."""
+        return replace(self, header={**self.header, "kid": kid})
 
 
 def parse_assertion(text: str) -> Assertion:

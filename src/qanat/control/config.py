@@ -6,6 +6,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -62,6 +63,10 @@ class Limits(Section):
     """Reveal and rotate together, per credential."""
     exchanges_per_minute: int = Field(default=60, ge=1)
     """Failed ones per source address, and good ones per rule."""
+    sign_ins_per_minute: int = Field(default=120, ge=1)
+    """Attempts to sign in to the console, per source address."""
+    playground_calls_per_minute: int = Field(default=30, ge=1)
+    """Of each person at the console: tools listed, and tools called."""
 
 
 class FetchPolicy(Section):
@@ -83,6 +88,83 @@ class Federation(Section):
     default_audiences: tuple[str, ...] | None = None
     """Unset: the public URL and its bare host name."""
     fetch_policy: FetchPolicy = FetchPolicy()
+
+
+class SingleSignOn(Section):
+    """An OpenID provider that people sign in at. Whoever gets no role from it is refused."""
+
+    issuer: str
+    """As the provider writes it, byte for byte; its discovery document is below it."""
+    client_id: str = Field(min_length=1)
+    client_secret_file: Path | None = None
+    """File with the client's secret, read at each sign-in. Without any secret, PKCE alone protects the exchange."""
+    client_secret: SecretStr | None = None
+    """The secret itself; `client_secret_file` is safer."""
+    name: str = Field(default="single sign-on", min_length=1, max_length=64)
+    """What the button calls it."""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    """Asked for. Some providers tell groups only when a scope for them is here."""
+    roles_claim: str = Field(default="groups", min_length=1)
+    """Claim whose values give the role, a name or a path such as `realm_access.roles`."""
+    manage: tuple[str, ...] = ()
+    """Values of the claim whose bearers may change everything."""
+    read_only: tuple[str, ...] = ()
+    """Values of the claim whose bearers may look."""
+    email_domains: tuple[str, ...] = ()
+    """Only people with an e-mail address of one of these domains; empty: no condition."""
+    require_verified_email: bool = True
+    """Whether an address counts only when the provider says `email_verified`. Some never say it."""
+    organization: str = ""
+    """Id of the organization people sign in to; empty: the one that the first start made."""
+    ca_file: Path | None = None
+    """Vouches for the provider's certificate instead of the system's roots."""
+    fetch_policy: FetchPolicy = FetchPolicy()
+    """Where the provider may be, beyond port 443 of public addresses."""
+
+    @model_validator(mode="after")
+    def _useful(self) -> SingleSignOn:
+        if self.client_secret_file is not None and self.client_secret is not None:
+            raise ValueError("set one of client_secret_file and client_secret")
+        if "openid" not in self.scopes:
+            raise ValueError("scopes must have openid")
+        if not self.manage and not self.read_only:
+            raise ValueError("set manage or read_only, else nobody gets in")
+        return self
+
+
+class Playground(Section):
+    """Calling tools from the console, through a gateway."""
+
+    gateway_url: str = ""
+    """Where a gateway listens, `https://host:port`; empty: no playground. `http://` only within one machine."""
+    ca_file: Path | None = None
+    """Vouches for the gateway's certificate instead of the system's roots."""
+
+    @field_validator("gateway_url")
+    @classmethod
+    def _safe_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        loopback = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if value and not (parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and loopback))):
+            raise ValueError("must be an https:// URL, or http:// to this machine")
+        return value.rstrip("/")
+
+
+class Console(Section):
+    """The web console: who gets in, and what it reaches."""
+
+    operator_sign_in: bool = True
+    """Whether an operator's credential opens it. Switch it off once single sign-on works."""
+    session_lifetime: Duration = timedelta(hours=8)
+    """How long a session lasts; a role taken away at the provider counts from the next sign-in."""
+    single_sign_on: SingleSignOn | None = None
+    playground: Playground = Playground()
+
+    @model_validator(mode="after")
+    def _some_way_in(self) -> Console:
+        if not self.operator_sign_in and self.single_sign_on is None:
+            raise ValueError("operator_sign_in is off and single_sign_on is not set: nobody could get in")
+        return self
 
 
 class ControlConfig(Section):
@@ -109,6 +191,7 @@ class ControlConfig(Section):
     service_keys: tuple[ServiceKey, ...] = ()
     limits: Limits = Limits()
     federation: Federation = Federation()
+    console: Console = Console()
     deprecated_alias: bool = True
     """Serve `/v1/organizations/tunnels` too."""
     access_token_prefix: str = Field(default="sk-ant-oat01-", pattern=r"^[A-Za-z0-9_-]{1,32}$")

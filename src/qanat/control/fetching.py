@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -53,7 +53,7 @@ class Fetcher:
 
     async def check(self, url: str) -> None:
         """Whether `url` may be dialled as things stand. Raises `FetchFailed`."""
-        await self._address(self._parse(url))
+        await self._address(self.parse(url))
 
     async def fetch_keys(self, url: str, ca_pem: str | None) -> list[Any]:
         """The `keys` of a key set. Raises `FetchFailed`."""
@@ -71,44 +71,66 @@ class Fetcher:
 
     async def fetch(self, url: str, ca_pem: str | None) -> dict[str, Any]:
         """A JSON object. Raises `FetchFailed`."""
-        parts = self._parse(url)
-        try:
-            async with asyncio.timeout(TOTAL_TIMEOUT):
-                body = await self._get(parts, ca_pem)
-            document = json.loads(body)
-        except (httpx2.HTTPError, OSError, TimeoutError) as error:
-            raise FetchFailed(f"{parts.hostname} did not answer: {type(error).__name__}") from error
-        except (ValueError, RecursionError):
-            raise FetchFailed("the document is not JSON") from None
-        if not isinstance(document, dict):
-            raise FetchFailed("the document is not a JSON object")
+        status, document = await self.ask(url, ca_pem)
+        if status != 200:
+            raise FetchFailed(f"{urlsplit(url).hostname} answered with status {status}")
         return document
 
-    async def _get(self, parts: SplitResult, ca_pem: str | None) -> bytes:
+    async def ask(
+        self,
+        url: str,
+        ca_pem: str | None,
+        *,
+        form: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and JSON object of an answer, to a GET or to a posted form. Raises `FetchFailed`."""
+        parts = self.parse(url)
+        try:
+            async with asyncio.timeout(TOTAL_TIMEOUT):
+                status, body = await self._send(parts, ca_pem, form, headers or {})
+        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+            raise FetchFailed(f"{parts.hostname} did not answer: {type(error).__name__}") from error
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            document = None
+        if isinstance(document, dict):
+            return status, document
+        if status != 200:
+            raise FetchFailed(f"{parts.hostname} answered with status {status}")
+        raise FetchFailed("the document is not JSON" if document is None else "the document is not a JSON object")
+
+    async def _send(
+        self, parts: SplitResult, ca_pem: str | None, form: Mapping[str, str] | None, more: Mapping[str, str]
+    ) -> tuple[int, bytes]:
         address, host = await self._address(parts), str(parts.hostname)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         literal = f"[{address}]" if address.version == 6 else str(address)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         authority = host if parts.port is None else f"{host}:{parts.port}"
-        headers = {"accept": "application/json", "host": authority}
+        headers = {"accept": "application/json", "host": authority, **more}
         timeout = httpx2.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT)
         verify = ssl.create_default_context(cadata=ca_pem) if ca_pem else ssl.create_default_context()
         async with (
             httpx2.AsyncClient(verify=verify, timeout=timeout, trust_env=False, follow_redirects=False) as client,
             client.stream(
-                "GET", f"{parts.scheme}://{literal}:{port}{path}", headers=headers, extensions={"sni_hostname": host}
+                "GET" if form is None else "POST",
+                f"{parts.scheme}://{literal}:{port}{path}",
+                data=form,
+                headers=headers,
+                extensions={"sni_hostname": host},
             ) as response,
         ):
-            if response.status_code != 200:
-                raise FetchFailed(f"{host} answered with status {response.status_code}")
             body = b""
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_DOCUMENT:
                     raise FetchFailed("the document is larger than 1 MiB")
-            return body
+            return response.status_code, body
 
-    def _parse(self, url: str) -> SplitResult:
+    def parse(self, url: str) -> SplitResult:
+        """A URL that the policy lets be asked, as far as its text tells. Raises `FetchFailed`."""
         parts = parse_url(url)
         host = str(parts.hostname)
         if parts.scheme != "https" and not (parts.scheme == "http" and _listed(host, self._policy.allow_http_hosts)):

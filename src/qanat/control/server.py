@@ -60,6 +60,7 @@ async def serve(config: ControlConfig, **sources: Any) -> AsyncIterator[ControlS
     """
     service_keys = load_service_keys(config)
     async with open_operations(config, **sources) as (operations, bootstrapped):
+        operations.single_sign_on.load_files()
         metrics = Metrics()
         async with contextlib.AsyncExitStack() as stack:
             listener = stack.enter_context(contextlib.closing(asgi.bind(config.listen_addr)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx2
 import pytest
 
-from tests.support.console import sign_in, text_of
-from tests.support.control import ControlThread
+from qanat.control.operations.authentication import digest
+from qanat.control.store.tables import AccessTokenRow
+from tests.support.console import Person, sign_in, text_of
+from tests.support.control import ControlThread, Tenant
 from tests.support.requirements import requirement
 
 
@@ -14,12 +18,23 @@ def browser(control: ControlThread) -> httpx2.Client:
     return httpx2.Client(base_url=control.url, trust_env=False)
 
 
+def tunnel_of(person: Person) -> str:
+    """The id of somebody's only tunnel."""
+    found = re.search(r"tnl_[0-9A-Za-z]+", person.get("/tunnels").text)
+    assert found is not None
+    return found[0]
+
+
 def test_without_a_session_every_page_leads_to_the_sign_in(control: ControlThread) -> None:
     with browser(control) as client:
         for path in ("/tunnels", "/tunnels/tnl_01x"):
             answer = client.get(f"/console{path}")
-            assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in")
-        assert client.post("/console/tunnels", data={"name": "x"}).status_code == 303
+            assert (answer.status_code, answer.headers["location"]) == (
+                303,
+                f"/console/sign-in?return_to=/console{path}",
+            )
+        answer = client.post("/console/tunnels", data={"name": "x"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in")
 
 
 def test_an_operator_signs_in_and_out(control: ControlThread) -> None:
@@ -40,6 +55,37 @@ def test_an_operator_signs_in_and_out(control: ControlThread) -> None:
         assert client.post("/console/sign-out", data={"csrf": csrf}).status_code == 303
         client.cookies.set("qanat", value)
         assert client.get("/console/tunnels").status_code == 303, "the old cookie must be dead"
+
+
+@requirement("console:revoked")
+def test_a_session_ends_with_the_credential_that_opened_it(control: ControlThread) -> None:
+    tenant = control.new_tenant()
+    with browser(control) as client:
+        client.post("/console/sign-in", data={"credential": tenant.operator})
+        assert client.get("/console/tunnels").status_code == 200
+        assert client.get("/console/tunnels/tnl_01x/live").status_code == 404
+        control.run(revoke(tenant))
+        assert client.get("/console/tunnels").status_code == 303
+        assert client.post("/console/tunnels", data={"name": "x"}).status_code == 303
+
+
+@requirement("console:revoked")
+def test_a_live_stream_ends_with_its_session(control: ControlThread) -> None:
+    tenant = control.new_tenant()
+    person = sign_in(tenant)
+    person.post("/tunnels", name="staging")
+    tunnel_id = tunnel_of(person)
+    with person.client.stream("GET", f"/console/tunnels/{tunnel_id}/live", timeout=30) as stream:
+        lines = stream.iter_lines()
+        assert any(line.startswith("data: ") for line in lines)
+        control.run(control.operations.console_sessions.end(person.client.cookies["qanat"]))
+        assert all(not line.startswith("data: ") for line in lines), "it ended, and said nothing more"
+
+
+async def revoke(tenant: Tenant) -> None:
+    async with tenant.control.operations.context.database.write() as session:
+        row = await session.get_one(AccessTokenRow, digest(tenant.operator))
+        row.revoked_at = tenant.control.operations.context.now()
 
 
 def test_an_api_key_does_not_open_the_console(control: ControlThread) -> None:
@@ -79,7 +125,7 @@ def test_a_form_of_another_site_changes_nothing(control: ControlThread, headers:
 def test_a_form_without_the_sessions_token_changes_nothing(control: ControlThread) -> None:
     tenant = control.new_tenant()
     person, other = sign_in(tenant), sign_in(tenant)
-    for csrf in ("", "0" * 64, other.csrf()):
+    for csrf in ("", "0" * 64, other.csrf(), "\u00fc" * 64):
         assert person.post("/tunnels", csrf=csrf, name="forged").status_code == 403
     assert "forged" not in person.get("/tunnels?show=all").text
 
@@ -89,7 +135,7 @@ def test_a_viewer_sees_and_changes_nothing(control: ControlThread) -> None:
     tenant = control.new_tenant()
     manager, viewer = sign_in(tenant), sign_in(tenant, "viewer")
     manager.post("/tunnels", name="staging")
-    tunnel_id = manager.get("/tunnels").text.split("/console/tunnels/")[1].split('"')[0]
+    tunnel_id = tunnel_of(manager)
     for path in ("/tunnels", f"/tunnels/{tunnel_id}"):
         page = viewer.get(path)
         assert page.status_code == 200
@@ -108,7 +154,7 @@ def test_a_viewer_sees_and_changes_nothing(control: ControlThread) -> None:
 def test_another_organizations_tunnel_does_not_exist(control: ControlThread) -> None:
     mine, theirs = sign_in(control.new_tenant()), sign_in(control.new_tenant())
     theirs.post("/tunnels", name="theirs")
-    tunnel_id = theirs.get("/tunnels").text.split("/console/tunnels/")[1].split('"')[0]
+    tunnel_id = tunnel_of(theirs)
     assert mine.get(f"/tunnels/{tunnel_id}").status_code == 404
     assert mine.post(f"/tunnels/{tunnel_id}/token").status_code == 404
 

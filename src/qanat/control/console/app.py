@@ -14,15 +14,16 @@ from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from qanat.control.console import audit, identity, keys, signin, tunnels
-from qanat.control.console.pages import HERE, ROOT, Handler, Pages, Visit, go, read_form, render
+from qanat.control.console.pages import HERE, Handler, Pages, Visit, go, read_form, render
 from qanat.control.errors import AuthenticationFailed, Invalid, NotFound, PermissionDenied, Refused
 from qanat.control.operations import Operations
 from qanat.control.operations.workspaces import OlderPageRequest
+from qanat.control.rest.limits import Buckets
 
 WORKSPACES = OlderPageRequest(limit=100, include_default=True)
 PAGES: Pages = {**tunnels.PAGES, **identity.PAGES, **keys.PAGES, **audit.PAGES}
@@ -35,6 +36,8 @@ def make_console(operations: Operations, closing: asyncio.Event) -> Starlette:
         Route("/", _home),
         Route("/sign-in", signin.page, methods=["GET"]),
         Route("/sign-in", _from_our_pages(signin.sign_in), methods=["POST"]),
+        Route("/sign-in/provider", signin.to_provider, methods=["GET"]),
+        Route("/sign-in/callback", signin.from_provider, methods=["GET"]),
         Route("/workspace", _guard(signin.choose_workspace), methods=["POST"]),
         Route("/sign-out", _guard(signin.sign_out), methods=["POST"]),
     ]
@@ -43,6 +46,8 @@ def make_console(operations: Operations, closing: asyncio.Event) -> Starlette:
     console = Starlette(routes=routes, exception_handlers={Refused: _show_error, Exception: _show_bug})
     console.state.operations = operations
     console.state.closing = closing
+    limits = operations.context.config.limits
+    console.state.sign_ins = Buckets(limits.sign_ins_per_minute, operations.context.clock)
     return console
 
 
@@ -58,12 +63,12 @@ def _guard(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         try:
             session = await operations.console_sessions.find(request.cookies.get(signin.cookie_name(request), ""))
         except AuthenticationFailed:
-            return RedirectResponse(f"{ROOT}/sign-in", 303)
+            return signin.to_sign_in(request)
         request.state.actor_id = session.user
         if request.method != "GET":
             check_origin(request)
             request.state.form = await read_form(request)
-            if not hmac.compare_digest(request.state.form.pop("csrf", ""), session.csrf):
+            if not hmac.compare_digest(request.state.form.pop("csrf", "").encode(), session.csrf.encode()):
                 raise PermissionDenied("this form is out of date; reload the page and try again")
             if not session.may_manage and handler not in signin.ABOUT_ONESELF:
                 raise PermissionDenied("your role may look at everything here and change nothing")

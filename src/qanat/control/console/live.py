@@ -13,12 +13,13 @@ from contextlib import suppress
 from starlette.responses import Response, StreamingResponse
 
 from qanat.control.console.pages import SECURITY_HEADERS, Visit
+from qanat.control.console.signin import cookie_name
 from qanat.control.errors import Refused
 
 EVERY = 1.0
 """Seconds between two looks."""
-SILENCE = 15.0
-"""Seconds after which a comment shows that the stream lives."""
+SILENCE = 3.0
+"""Seconds after which the stream says that it lives: a page that hears nothing tells that it is old."""
 LONGEST = 600.0
 """Seconds a stream lives; the browser opens the next one, and is asked again who it is."""
 
@@ -38,16 +39,18 @@ def stream(render: Render) -> Callable[[Visit], Awaitable[Response]]:
 
 async def _events(visit: Visit, render: Render, first: str) -> AsyncIterator[bytes]:
     closing: asyncio.Event = visit.request.app.state.closing
+    cookie = visit.request.cookies[cookie_name(visit.request)]
     loop = asyncio.get_running_loop()
     begun = spoken = loop.time()
     shown = first
-    yield _event(first)
+    yield b"retry: 300\n" + _event(first)
     while loop.time() - begun < LONGEST:
         with suppress(TimeoutError):
             async with asyncio.timeout(EVERY):
                 await closing.wait()
             return
         try:
+            await visit.operations.console_sessions.find(cookie)  # it may have ended meanwhile
             html = await render(visit)
         except Refused:
             return
@@ -56,7 +59,7 @@ async def _events(visit: Visit, render: Render, first: str) -> AsyncIterator[byt
             yield _event(html)
         elif loop.time() - spoken > SILENCE:
             spoken = loop.time()
-            yield b": alive\n\n"
+            yield b"event: alive\ndata: 1\n\n"
 
 
 def _event(html: str) -> bytes:

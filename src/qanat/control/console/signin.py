@@ -1,14 +1,27 @@
-"""Signing in and out."""
+"""Signing in and out, by an operator's credential or at the configured provider.
+
+A session that begins ends the one its browser had before. `return_to` is a path of this console or nothing.
+"""
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
+import re
+from urllib.parse import quote
 
-from qanat.control.console.pages import ROOT, Visit, go, render
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from qanat.control.console.pages import ROOT, SECURITY_HEADERS, Visit, go, render
 from qanat.control.errors import AuthenticationFailed, PermissionDenied, Refused
+from qanat.control.openid import SignInFailed
 from qanat.control.operations import Operations
-from qanat.control.operations.console_sessions import LIFETIME
+from qanat.control.rest.limits import Buckets
+
+START = "/tunnels"
+MAX_RETURN = 512
+ATTEMPT_SECONDS = 600
+_PAGE = re.compile(rf"{ROOT}/[A-Za-z0-9_/-]*(\?[A-Za-z0-9_=&%.:-]*)?", re.ASCII)
+"""What may be returned to: no host, no dot segments, nothing a browser could read as another address."""
 
 
 def is_secure(request: Request) -> bool:
@@ -22,6 +35,23 @@ def cookie_name(request: Request) -> str:
     return "__Host-qanat" if is_secure(request) else "qanat"
 
 
+def attempt_cookie(request: Request) -> str:
+    """The cookie's name that holds a sign-in while its browser is at the provider."""
+    return f"{cookie_name(request)}-attempt"
+
+
+def to_sign_in(request: Request) -> Response:
+    """Send somebody without a session to sign in, and remember where they were going."""
+    path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    wanted = safe_return(path) if request.method == "GET" and not request.url.path.endswith("/live") else ""
+    return RedirectResponse(f"{ROOT}/sign-in{f'?return_to={quote(wanted)}' if wanted else ''}", 303)
+
+
+def safe_return(path: str) -> str:
+    """The path when it is a page of this console, else nothing."""
+    return path if len(path) <= MAX_RETURN and _PAGE.fullmatch(path) and "//" not in path else ""
+
+
 async def page(request: Request) -> Response:
     """The form."""
     return _form(request)
@@ -31,30 +61,91 @@ async def sign_in(request: Request) -> Response:
     """Take a credential, begin a session that has nothing of any earlier one."""
     operations: Operations = request.app.state.operations
     state = request.state
+    count_attempt(request)
     try:
         cookie = await operations.console_sessions.sign_in(
             state.form.get("credential", ""), state.client_address, state.request_id
         )
     except (AuthenticationFailed, PermissionDenied) as error:
         return _form(request, error)
-    return set_session(request, go("/tunnels"), cookie.get_secret_value())
+    return await begin(request, cookie.get_secret_value(), state.form.get("return_to", ""))
 
 
-def set_session(request: Request, response: Response, value: str) -> Response:
-    """Put the session's cookie on an answer."""
+async def to_provider(request: Request) -> Response:
+    """Send the browser to the provider."""
+    operations: Operations = request.app.state.operations
+    count_attempt(request)
+    try:
+        url, kept = await operations.single_sign_on.begin(safe_return(request.query_params.get("return_to", "")))
+    except SignInFailed as error:
+        return _failed(request, error)
+    response = RedirectResponse(url, 303, dict(SECURITY_HEADERS))
     response.set_cookie(
-        cookie_name(request), value, max_age=int(LIFETIME.total_seconds()), path="/", secure=is_secure(request),
-        httponly=True, samesite="lax",
+        attempt_cookie(request), kept, max_age=ATTEMPT_SECONDS, path="/", secure=is_secure(request), httponly=True,
+        samesite="lax",  # the way back from the provider is a link of another site
     )  # fmt: skip
     return response
 
 
+async def from_provider(request: Request) -> Response:
+    """Finish what `to_provider` began. The attempt is spent, however it ends."""
+    operations: Operations = request.app.state.operations
+    count_attempt(request)
+    kept, state = request.cookies.get(attempt_cookie(request), ""), request.state
+    try:
+        signed_in = await operations.single_sign_on.finish(
+            kept, request.query_params, state.client_address, state.request_id
+        )
+    except SignInFailed as error:
+        return _forget(request, attempt_cookie(request), _failed(request, error))
+    response = await begin(request, signed_in.cookie.get_secret_value(), signed_in.return_to)
+    return _forget(request, attempt_cookie(request), response)
+
+
+async def begin(request: Request, value: str, return_to: str) -> Response:
+    """Hand a new session to the browser, and end the one it had."""
+    operations: Operations = request.app.state.operations
+    name = cookie_name(request)
+    if before := request.cookies.get(name):
+        await operations.console_sessions.end(before)
+    response = go((safe_return(return_to) or ROOT + START).removeprefix(ROOT))
+    lifetime = operations.context.config.console.session_lifetime
+    response.set_cookie(
+        name, value, max_age=int(lifetime.total_seconds()), path="/", secure=is_secure(request), httponly=True,
+        samesite="lax",
+    )  # fmt: skip
+    return response
+
+
+def count_attempt(request: Request) -> None:
+    """Raises `RateLimited` for an address that tries too often."""
+    attempts: Buckets = request.app.state.sign_ins
+    attempts.take(request.state.client_address)
+
+
 async def sign_out(visit: Visit) -> Response:
-    """End the session, here and in the browser."""
-    name = cookie_name(visit.request)
-    await visit.operations.console_sessions.end(visit.request.cookies[name])
-    response = go("/sign-in", "signed-out")
-    response.delete_cookie(name, path="/", secure=is_secure(visit.request), httponly=True, samesite="lax")
+    """End the session, here and in the browser; whoever came from a provider is offered to leave it as well."""
+    name, operations = cookie_name(visit.request), visit.operations
+    value = visit.request.cookies[name]
+    url = None
+    if visit.session.issuer is not None:
+        url = await operations.single_sign_on.sign_out_url(await operations.console_sessions.id_token(value))
+    await operations.console_sessions.end(value)
+    if url is None:
+        return _forget(visit.request, name, go("/sign-in", "signed-out"))
+    response = render("signed-out.html", session=None, done="", path="", url=url, name=provider_name(visit.request))
+    return _forget(visit.request, name, response)
+
+
+def provider_name(request: Request) -> str | None:
+    """What the provider is called here; None without single sign-on."""
+    operations: Operations = request.app.state.operations
+    sso = operations.context.config.console.single_sign_on
+    return None if sso is None else sso.name
+
+
+def _forget(request: Request, name: str, response: Response) -> Response:
+    response.delete_cookie(name, path="/", secure=is_secure(request), httponly=True, samesite="lax")
     return response
 
 
@@ -63,7 +154,7 @@ async def choose_workspace(visit: Visit) -> Response:
     cookie = visit.request.cookies[cookie_name(visit.request)]
     wanted = visit.request.state.form.get("workspace", "")
     await visit.operations.console_sessions.choose_workspace(cookie, wanted)
-    return go("/tunnels")
+    return go(START)
 
 
 ABOUT_ONESELF = (sign_out, choose_workspace)
@@ -71,7 +162,21 @@ ABOUT_ONESELF = (sign_out, choose_workspace)
 
 
 def _form(request: Request, error: Refused | None = None) -> Response:
+    operations: Operations = request.app.state.operations
     status = 200 if error is None else error.status
     text = "That credential is not known here." if isinstance(error, AuthenticationFailed) else str(error or "")
-    done = request.query_params.get("done", "")
-    return render("sign-in.html", status, session=None, error=text, done=done, path=f"{ROOT}/sign-in")
+    form = getattr(request.state, "form", {})
+    return_to = safe_return(form.get("return_to", "") or request.query_params.get("return_to", ""))
+    return render(
+        "sign-in.html", status, session=None, error=text, done=request.query_params.get("done", ""),
+        path=f"{ROOT}/sign-in", return_to=return_to, provider=provider_name(request),
+        by_credential=operations.context.config.console.operator_sign_in,
+    )  # fmt: skip
+
+
+def _failed(request: Request, error: SignInFailed) -> Response:
+    by_credential = request.app.state.operations.context.config.console.operator_sign_in
+    return render(
+        "sign-in-failed.html", error.status, session=None, done="", path="", error=error, by_credential=by_credential,
+        request_id=request.state.request_id,
+    )  # fmt: skip

@@ -20,6 +20,7 @@ from qanat.control.operations.key_sets import KeySets
 from qanat.control.operations.keys import Keys
 from qanat.control.operations.rules import Rules
 from qanat.control.operations.service_accounts import ServiceAccounts
+from qanat.control.operations.single_sign_on import SingleSignOns
 from qanat.control.operations.tunnels import Tunnels
 from qanat.control.operations.watches import WatchedRoutes
 from qanat.control.operations.workspaces import Workspaces
@@ -45,6 +46,7 @@ class Operations:
     housekeeping: Housekeeping
     conditions: Conditions
     console_sessions: ConsoleSessions
+    single_sign_on: SingleSignOns
     watches: WatchedRoutes
 
     async def close(self) -> None:
@@ -59,6 +61,7 @@ def make_operations(context: Context) -> Operations:
     data_plane = DataPlane(context)
     authentication = Authentication(context)
     watches = WatchedRoutes(context)
+    sessions = ConsoleSessions(context, authentication)
     return Operations(
         context=context,
         authentication=authentication,
@@ -75,6 +78,7 @@ def make_operations(context: Context) -> Operations:
         events=Events(context, watches),
         housekeeping=Housekeeping(context, key_sets, data_plane),
         conditions=conditions,
-        console_sessions=ConsoleSessions(context, authentication),
+        console_sessions=sessions,
+        single_sign_on=SingleSignOns(context, sessions),
         watches=watches,
     )

@@ -84,11 +84,14 @@ class Authentication:
                 return await self._key_identity(session, key)
         raise AuthenticationFailed
 
+    def accepts(self, row: AccessTokenRow) -> bool:
+        """Whether a token is still good for anything: not expired, not revoked, not switched off."""
+        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self._context.now()):
+            return False
+        return row.kind != "bootstrap" or self._context.config.bootstrap.enabled
+
     async def _token_identity(self, session: AsyncSession, row: AccessTokenRow) -> Identity:
-        now = self._context.now()
-        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
-            raise AuthenticationFailed
-        if row.kind == "bootstrap" and not self._context.config.bootstrap.enabled:
+        if not self.accepts(row):
             raise AuthenticationFailed
         member, scopes = True, frozenset(row.scope.split())
         default = await default_workspace(session, row.organization_id)

@@ -20,7 +20,14 @@ from qanat.control.operations.keyring import (
     read_master_keys,
     write_master_keys,
 )
-from qanat.control.store.tables import CertificateRow, DataKeyRow, IssuerRow, SealedRow, TunnelRow
+from qanat.control.store.tables import (
+    CertificateRow,
+    ConsoleSessionRow,
+    DataKeyRow,
+    IssuerRow,
+    SealedRow,
+    TunnelRow,
+)
 from qanat.control.store.vault import KEY_SIZE, Key, wrap
 
 BATCH = 500
@@ -41,6 +48,7 @@ SEALED = (
     _Column(CertificateRow, "id", "pem_sealed", "certificate {}".format),
     _Column(IssuerRow, "id", "ca_sealed", "issuer {}".format),
     _Column(SealedRow, "name", "value_sealed", "sealed {}".format),
+    _Column(ConsoleSessionRow, "id", "id_token_sealed", "id token {}".format),
 )
 
 
