@@ -71,6 +71,11 @@ class Layer(asyncio.Transport, asyncio.Protocol):
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
 
+    def write_through(self) -> None:
+        """From now on send each write at once: the protocol above gathers what one turn of the loop has to say."""
+        if isinstance(self.below, Layer):
+            self.below.write_through()
+
     def write_eof(self) -> None:
         self.below.write_eof()
 

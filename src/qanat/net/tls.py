@@ -145,7 +145,7 @@ class TLSLayer(Layer):
         self._handshake_timeout, self._gate = handshake_timeout, gate
         self._gate_entered = self._gate_waiting = False
         self._handshaking, self._closing, self._peer_closed = True, False, False
-        self._paused = self._pumping = self._flush_scheduled = False
+        self._paused = self._pumping = self._flush_scheduled = self._through = False
         self._plain: list[bytes] = []
         self._plain_size = 0
         self._failure: Exception | None = None
@@ -206,7 +206,16 @@ class TLSLayer(Layer):
         self._plain_size += len(data)
         if self._plain_size >= GATHER:
             self._encrypt()
-        self._flush_soon()
+        if self._pumping or self._flush_scheduled:
+            return
+        if self._through:
+            self._flush()
+        else:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def write_through(self) -> None:
+        self._through = True
 
     def write_eof(self) -> None:
         """Send `close_notify` and go on reading; only the end of our direction."""
@@ -307,6 +316,8 @@ class TLSLayer(Layer):
                     self._hear_close_notify()
                     break
                 self.above.data_received(plaintext)
+                if not self._incoming.pending:
+                    break  # OpenSSL reads no further than its record: asking once more would cost an exception
         except ssl.SSLWantReadError:
             pass  # half a record: the rest is on its way
         except ssl.SSLError as error:
@@ -325,11 +336,6 @@ class TLSLayer(Layer):
         with contextlib.suppress(ssl.SSLError):  # the peer's answer is not here yet, or never will be
             self.tls.unwrap()
         self._flush()
-
-    def _flush_soon(self) -> None:
-        if not self._pumping and not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
 
     def _encrypt(self) -> None:
         plain, self._plain, self._plain_size = self._plain, [], 0

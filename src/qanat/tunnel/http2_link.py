@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
-from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
+from qanat.net.layer import HIGH_WATER, LOW_WATER, Layer, as_transport
 from qanat.tunnel.connection import ConnectionLost, StreamReset
 from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
@@ -262,6 +262,8 @@ class Link(asyncio.Protocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = as_transport(transport)
         self.transport = transport
+        if isinstance(transport, Layer):
+            transport.write_through()
         self._heard = self.loop.time()
         self._schedule_pulse()
         self.flush()

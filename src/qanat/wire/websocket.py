@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qanat.errors import ProtocolError
-from qanat.wire.codec import Buffer, Codec
+from qanat.wire.codec import Codec
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # no wheel for this platform: the same in Python
+    from websockets.utils import apply_mask
 
 MAX_FRAME = 65536
 """Largest payload we put into one frame, in bytes."""
@@ -35,7 +40,7 @@ class WebSocketViolation(ProtocolError):
     close_code: int = PROTOCOL_ERROR
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each frame, and a frozen one costs thrice
 class PayloadReceived:
     """A piece of the peer's byte stream."""
 
@@ -73,13 +78,6 @@ def accept_key(key: str) -> str:
     return base64.b64encode(digest).decode("ascii")
 
 
-def apply_mask(data: bytes, key: bytes) -> bytes:
-    """XOR `data` with the 4-byte key repeated. Long integers make it one C loop."""
-    size = len(data)
-    pad = (key * ((size + 3) // 4))[:size]
-    return (int.from_bytes(data, "little") ^ int.from_bytes(pad, "little")).to_bytes(size, "little")
-
-
 class WebSocketCodec(Codec[WebSocketEvent]):
     """One end of a WebSocket after its handshake.
 
@@ -90,7 +88,7 @@ class WebSocketCodec(Codec[WebSocketEvent]):
     def __init__(self, next_mask: Callable[[], bytes] | None = None) -> None:
         super().__init__()
         self._next_mask = next_mask
-        self._buffer = Buffer()
+        self._rest = b""  # the beginning of a header or of a control frame
         self._opcode = 0
         self._remaining = -1
         self._mask = b""
@@ -116,53 +114,50 @@ class WebSocketCodec(Codec[WebSocketEvent]):
         self._queue(_CLOSE, close_code.to_bytes(2, "big") + reason.encode("ascii", "replace")[: MAX_CONTROL - 2])
 
     def receive_data(self, data: bytes) -> None:
-        if self._remaining < 0 and not self._buffer and self._take_lone_message(data):
-            return
-        self._buffer.feed(data)
-        while not self._closed and self._step():
-            pass
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        position = 0
+        while not self._closed:  # what follows a Close is nobody's
+            if self._remaining < 0:
+                start = self._take_header(data, position)
+                if not start:
+                    break
+                position = start
+            end = position + self._remaining
+            if self._opcode < _CLOSE:
+                self._take_payload(data if position == 0 and end >= len(data) else data[position:end])
+            elif end <= len(data):
+                self._take_control(data[position:end])
+            else:
+                break
+            if end > len(data):
+                return
+            position = end
+        if not self._closed:
+            self._rest = data[position:]
 
-    def _take_lone_message(self, data: bytes) -> bool:
-        """The usual case, which needs no buffer: `data` is one whole message of 126 to 65,535 bytes."""
-        masked = self._next_mask is None
-        start = 8 if masked else 4
-        if len(data) <= start or data[0] != _FIN | _BINARY or data[1] != (_MASKED | 126 if masked else 126):
-            return False
-        if len(data) - start != data[2] << 8 | data[3] or self._in_message or self._closed:
-            return False
-        payload = bytes(data[start:])
-        self._events.append(PayloadReceived(apply_mask(payload, data[4:8]) if masked else payload))
-        return True
-
-    def _step(self) -> bool:
-        if self._remaining < 0 and not self._take_header():
-            return False
-        if self._opcode >= _CLOSE:
-            return self._take_control()
-        return self._take_payload()
-
-    def _take_header(self) -> bool:
-        start = self._buffer.peek(14)
-        if len(start) < 2:
-            return False
-        masked, size = start[1] & _MASKED, start[1] & 0x7F
-        header = 2 + (2 if size == 126 else 8 if size == 127 else 0)
-        if len(start) < header + (4 if masked else 0):
-            self._check_first_byte(start[0], size)
-            return False
-        self._check_first_byte(start[0], size)
-        if bool(masked) == (self._next_mask is not None):
-            raise WebSocketViolation("frame masked by a server" if masked else "frame not masked by its client")
+    def _take_header(self, data: bytes, position: int) -> int:
+        """Where the payload of the frame at `position` begins; 0 while the header is not whole."""
+        available = len(data) - position
+        if available < 2:
+            return 0
+        first, second = data[position], data[position + 1]
+        size = second & 0x7F
+        if first != _FIN | _BINARY or self._in_message:
+            self._check_first_byte(first, size)
+        start = position + (2 if size < 126 else 4 if size == 126 else 10)
+        end = start + 4 if second & _MASKED else start
+        if available < end - position:
+            return 0
+        if (end != start) == (self._next_mask is not None):
+            raise WebSocketViolation("frame not masked by its client" if end == start else "frame masked by a server")
         if size >= 126:
-            size = int.from_bytes(start[2:header], "big")
-        if size >> 63:
-            raise WebSocketViolation("frame length has its top bit set")
-        self._mask = start[header : header + 4] if masked else b""
-        self._buffer.take(header + len(self._mask))
-        self._opcode, self._final, self._remaining = start[0] & 0x0F, bool(start[0] & _FIN), size
-        if self._opcode < _CLOSE:
-            self._in_message = True
-        return True
+            size = int.from_bytes(data[position + 2 : start], "big")
+            if size >> 63:
+                raise WebSocketViolation("frame length has its top bit set")
+        self._mask = data[start:end]
+        self._opcode, self._final, self._remaining = first & 0x0F, first >= _FIN, size
+        return end
 
     def _check_first_byte(self, first: int, size: int) -> None:
         opcode = first & 0x0F
@@ -179,26 +174,21 @@ class WebSocketCodec(Codec[WebSocketEvent]):
         if opcode == _BINARY and self._in_message:
             raise WebSocketViolation("new message inside a fragmented one")
 
-    def _take_payload(self) -> bool:
-        available = min(len(self._buffer), self._remaining)
-        if available:
-            data = self._buffer.take(available) or b""
+    def _take_payload(self, data: bytes) -> None:
+        """A piece of the running frame, or all of it."""
+        size = len(data)
+        self._remaining -= size
+        if data:
             if self._mask:
                 data = apply_mask(data, self._mask)
-                turn = available % 4
+                turn = size % 4
                 self._mask = self._mask[turn:] + self._mask[:turn]
-            self._remaining -= available
             self._events.append(PayloadReceived(data))
-        if self._remaining:
-            return False
-        self._remaining = -1
-        self._in_message = not self._final
-        return True
+        if not self._remaining:
+            self._remaining = -1
+            self._in_message = not self._final
 
-    def _take_control(self) -> bool:
-        payload = self._buffer.take(self._remaining)
-        if payload is None:
-            return False
+    def _take_control(self, payload: bytes) -> None:
         self._remaining = -1
         if self._mask:
             payload = apply_mask(payload, self._mask)
@@ -210,7 +200,6 @@ class WebSocketCodec(Codec[WebSocketEvent]):
         else:
             self._closed = True
             self._events.append(_parse_close(payload))
-        return True
 
     def _queue(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
         size = len(payload)
@@ -225,7 +214,7 @@ class WebSocketCodec(Codec[WebSocketEvent]):
         if self._next_mask is not None:
             key = self._next_mask()
             self._outgoing.append(key)
-            payload = apply_mask(bytes(payload), key)
+            payload = apply_mask(payload, key)
         if size:
             # A view is copied once, by `data_to_send`; what may change under us is copied now.
             self._outgoing.append(bytes(payload) if isinstance(payload, bytearray) else payload)
