@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qanat.errors import ConfigInvalid
-from qanat.proxy.policy.audit import verify
+from qanat.proxy.policy.audit import Chain, verify
 from tests.support.proxy import (
     Answer,
     Inner,
@@ -141,6 +141,48 @@ async def test_a_required_log_that_cannot_be_written_closes_the_route(tmp_path: 
         (tmp_path / "gone").mkdir()
         assert (await post(inner, LIST)).status == 200
     assert verify((tmp_path / "gone" / "audit.log").read_bytes().splitlines()).lines == 2
+
+
+async def test_a_second_proxy_on_one_audit_file_is_refused_and_told_why(tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    other = tmp_path / "other"
+    other.mkdir()
+    async with policed(tmp_path, audit={"file": str(log)}) as (inner, _):
+        await post(inner, LIST)
+        with pytest.raises(ConfigInvalid, match=rf"echo.audit: {log}: another proxy writes to it.* a file of its own"):
+            async with policed(other, audit={"file": str(log)}):
+                raise AssertionError("it is not up")
+        await post(inner, LIST)
+    async with policed(other, audit={"file": str(log)}) as (inner, _):
+        await post(inner, LIST)
+    assert verify(log.read_bytes().splitlines()).lines == 3
+
+
+async def test_two_names_of_one_audit_file_are_one_chain(tmp_path: Path) -> None:
+    log, name = tmp_path / "audit.log", tmp_path / "name.log"
+    name.symlink_to(log)
+    async with upstream_running(mcp) as upstream:
+        routes = {
+            host: {"upstream": upstream.url, "audit": {"file": str(file)}}
+            for host, file in (("echo", log), ("also", name))
+        }
+        async with proxy_running(make_pki(tmp_path), routes) as end:
+            await post(await end.connect(), LIST)
+            body = json.dumps(LIST).encode()
+            head = f"POST /mcp HTTP/1.1\nHost: also.t.example\nContent-Length: {len(body)}\n"
+            await (await end.connect(sni="also.t.example")).ask(head, body)
+    assert verify(log.read_bytes().splitlines()).lines == 2
+
+
+async def test_lines_kept_for_a_missing_folder_do_not_go_behind_somebody_elses(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    async with policed(tmp_path, audit={"file": str(folder / "audit.log"), "required": True}) as (inner, upstream):
+        assert (await post(inner, LIST)).status == 503
+        folder.mkdir()
+        (folder / "audit.log").write_bytes(Chain().append({"tool": "other"}))
+        assert (await post(inner, LIST)).status == 503
+        assert upstream.seen == []
+    assert verify((folder / "audit.log").read_bytes().splitlines()).lines == 1
 
 
 async def test_a_stdio_server_is_an_upstream_like_any_other(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Where the audit chain is written: a file that is only ever appended to, or standard output.
 
 A line that could not be written is kept, in order, and written first when the file works again: a full disk leaves a
-gap in time, never in the chain. A restarted proxy goes on where the file ends.
+gap in time, never in the chain. A restarted proxy goes on where the file ends. The file is locked for as long as it is
+open: two writers would each follow their own last line, and break the chain of both.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import secrets
@@ -38,15 +42,21 @@ class AuditUnavailable(QanatError):
 
 
 class AuditFile:
-    """One chain and its file. `key` is for the chain; without one, argument hashes get a key of this process."""
+    """One chain and its file. `key` is for the chain; without one, argument hashes get a key of this process.
+
+    Making one raises `BlockingIOError` when another process writes to the file, and `OSError` when it cannot be
+    opened. A folder that is not there yet is waited for.
+    """
 
     def __init__(self, file: str, key: bytes = b"") -> None:
         self._path = None if file == "stdout" else Path(file)
         self.hash_key = key or secrets.token_bytes(32)
         self._pending: deque[bytes] = deque()
-        self._descriptor: int | None = None
+        self._chain, self._key = Chain(key), key
         self._failed = False
-        self._chain = Chain(key, *_read_end(self._path)) if self._path else Chain(key)
+        self._descriptor: int | None = None
+        with contextlib.suppress(FileNotFoundError):
+            self._descriptor = self._open()
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add a line. What goes wrong is logged and kept for `check`, never raised."""
@@ -91,22 +101,31 @@ class AuditFile:
     def _open(self) -> int:
         if self._path is None:
             return 1
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take_up(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _take_up(self, descriptor: int) -> None:
+        """Go on where the file ends."""
+        seq, head = _read_end(descriptor, str(self._path))
+        if self._chain.seq and seq:  # lines were made while its folder was missing: they would not follow
+            raise OSError(errno.EEXIST, "somebody else has begun the file")
+        if seq:
+            self._chain = Chain(self._key, seq, head)
 
 
-def _read_end(path: Path) -> tuple[int, str]:
+def _read_end(descriptor: int, name: str) -> tuple[int, str]:
     """Sequence number and hash of the last whole line; those of an empty chain when there is none."""
-    try:
-        with path.open("r+b") as file:
-            file.seek(0, os.SEEK_END)
-            size = file.tell()
-            file.seek(max(0, size - _TAIL))
-            tail = file.read()
-            if tail and not tail.endswith(b"\n"):
-                _log.warn("audit log ends in half a line", file=str(path))
-                file.write(b"\n")  # so that the next line starts on its own; verification will name the half one
-    except FileNotFoundError:
-        return Chain().seq, Chain().head
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, _TAIL, max(0, size - _TAIL))
+    if tail and not tail.endswith(b"\n"):
+        _log.warn("audit log ends in half a line", file=name)
+        os.write(descriptor, b"\n")  # so that the next line starts on its own; verification will name the half one
     for line in reversed(tail.split(b"\n")):
         try:
             entry = json.loads(line)

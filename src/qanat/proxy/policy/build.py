@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -60,13 +61,17 @@ class PolicyBuilder:
         return auth
 
     def _audit(self, name: str, settings: AuditConfig) -> AuditFile:
-        if settings.file not in self._audits:
+        file = os.path.realpath(settings.file) if settings.file != "stdout" else settings.file
+        if file not in self._audits:
             try:
                 key = settings.key_file.read_bytes().strip() if settings.key_file else b""
-                self._audits[settings.file] = AuditFile(settings.file, key)
+                self._audits[file] = AuditFile(file, key)
+            except BlockingIOError as error:
+                problem = "another proxy writes to it, which would break its chain: give each proxy a file of its own"
+                raise ConfigInvalid([f"routes.{name}.audit: {settings.file}: {problem}"]) from error
             except OSError as error:
                 raise ConfigInvalid([f"routes.{name}.audit: open {error.filename}: {_reason(error)}"]) from error
-        return self._audits[settings.file]
+        return self._audits[file]
 
 
 def _trust(config: ProxyConfig, name: str, settings: AuthConfig) -> ssl.SSLContext:
