@@ -19,9 +19,9 @@ class PEMFiles:
 
 
 @asynccontextmanager
-async def serve_asgi(app: ASGIApp, *, tls: PEMFiles | None = None) -> AsyncIterator[str]:
+async def serve_asgi(app: ASGIApp, *, tls: PEMFiles | None = None, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """Serve `app`, lifespan included; yields its URL without a last slash."""
-    listener = asgi.bind("127.0.0.1:0")
+    listener = asgi.bind(f"{host}:0")
     port = listener.getsockname()[1]
     async with asgi.serving(app, listener, tls=tls, grace=1, lifespan="auto"):
         yield f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"

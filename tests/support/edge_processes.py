@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ SERVICE_KEY = "service-key-for-edges"
 
 
 @asynccontextmanager
-async def directory_over_http(directory: DictDirectory) -> AsyncIterator[str]:
+async def directory_over_http(directory: DictDirectory, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """The dictionary as `/internal/v1`; yields the control plane's URL."""
 
     async def tunnels(request: Request) -> Response:
@@ -56,7 +56,7 @@ async def directory_over_http(directory: DictDirectory) -> AsyncIterator[str]:
         Route(f"{prefix}/changes", changes),
         Route(f"{prefix}/events", events, methods=["POST"]),
     ]
-    async with serve_asgi(Starlette(routes=routes)) as url:
+    async with serve_asgi(Starlette(routes=routes), host=host) as url:
         try:
             yield url
         finally:
@@ -66,8 +66,8 @@ async def directory_over_http(directory: DictDirectory) -> AsyncIterator[str]:
 class EdgeProcess:
     """`qanat edge` in a process; its log is kept."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: dict[str, Any], prefix: Sequence[str] = ()) -> None:
+        self.folder, self.settings, self._prefix = folder, settings, prefix
         self.log: list[dict[str, Any]] = []
         self.raw_log = b""
         self._process: asyncio.subprocess.Process | None = None
@@ -85,7 +85,7 @@ class EdgeProcess:
         path.write_text(yaml.safe_dump(self.settings))
         self.log.clear()
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "qanat", "edge", "--config", str(path)),
+            *(*self._prefix, sys.executable, "-m", "qanat", "edge", "--config", str(path)),
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONWARNINGS": "ignore"},
         )

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 class RedisServer:
     """`start` and `stop` it as often as needed: the port stays."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, bind: str = "127.0.0.1") -> None:
+        self._directory, self._bind = directory, bind
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -28,7 +28,8 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def start(self) -> None:
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)]
+        arguments = ["--port", str(self.port), "--bind", self._bind, "--save", ""]
+        arguments += ["--protected-mode", "no", "--dir", str(self._directory)]
         self.process = await asyncio.create_subprocess_exec(
             "redis-server", *arguments, stdout=asyncio.subprocess.DEVNULL
         )
@@ -50,10 +51,10 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def redis_server(directory: Path) -> AsyncIterator[RedisServer]:
+async def redis_server(directory: Path, bind: str = "127.0.0.1") -> AsyncIterator[RedisServer]:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed (apt-get install redis-server)")
-    server = RedisServer(directory)
+    server = RedisServer(directory, bind)
     await server.start()
     try:
         yield server

@@ -21,10 +21,14 @@ from qanat.client.upgrade import UpgradeExchange
 from qanat.errors import ProtocolError
 from qanat.net.dial import dial_tls, start_tls
 from qanat.net.layer import as_transport
+from qanat.net.silence import notice_silence
 from qanat.net.tls import TLSFailed, TLSTruncated
 from qanat.net.websocket import WebSocketClient
 from qanat.pki.judge import judge_server_certificate
 from qanat.pki.material import CertificateRefused
+
+EDGE_SILENCE = 8
+"""Seconds without a sign of life from the edge after which a session counts as broken."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ async def _dial_websocket(edge: Edge, host: str, timeout: float) -> WebSocketCli
     except (TLSFailed, TLSTruncated) as error:
         hop = "client" if isinstance(error, TLSFailed) and error.by_peer else "edge"
         raise TunnelFailed("outer_tls_failed", hop, f"outer {error}") from error
+    notice_silence(outer, EDGE_SILENCE)
     try:
         return await upgrade.websocket
     except BaseException:

@@ -6,8 +6,6 @@ Nothing is awaited: most connections are handed to TLS in the same call that acc
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import Callable
 
 from qanat.edge.admission import is_allowed
@@ -17,6 +15,7 @@ from qanat.edge.proxy_protocol import ProxiedAddress, parse_proxy_header
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
+from qanat.net.silence import notice_silence
 from qanat.net.tls import TLSFailed
 from qanat.wire.client_hello import read_client_hello
 
@@ -25,23 +24,6 @@ NODE_SILENCE = 8
 """Seconds: between nodes the network is ours, and a cut should not go unnoticed."""
 
 _log = get_logger("qanat.edge")
-
-
-def notice_silence(transport: asyncio.BaseTransport, seconds: int) -> None:
-    """Let the kernel end a TCP connection whose far end has vanished: no answer to data or to probes for so long."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    options = {
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): max(1, seconds // 2),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): max(1, seconds // 4),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 2,
-        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): seconds * 1000,
-    }
-    with contextlib.suppress(OSError):  # gone already
-        for (level, option), value in options.items():
-            sock.setsockopt(level, option, value)
 
 
 class Doors:

@@ -15,7 +15,7 @@ import httptools
 
 from qanat.edge import contexts
 from qanat.edge.config import Cluster, Limits, parse_listen
-from qanat.edge.door import NODE_SILENCE, Door, Doors, notice_silence
+from qanat.edge.door import NODE_SILENCE, Door, Doors
 from qanat.edge.errors import ERROR_HEADER, NodeUnreachable, refusal_for
 from qanat.edge.membership import Membership, Node
 from qanat.edge.metrics import Metrics
@@ -25,6 +25,7 @@ from qanat.edge.sessions import Sessions
 from qanat.errors import QanatError
 from qanat.net.dial import dial_tls
 from qanat.net.layer import as_transport
+from qanat.net.silence import notice_silence
 from qanat.net.tls import HandshakeGate, TLSFailed, TLSServer
 from qanat.tunnel.connection import RequestHead, ResponseHead
 
