@@ -263,11 +263,16 @@ def metric_rows(metrics: Any) -> Iterator[tuple[str, ...]]:
     registry: CollectorRegistry = metrics.registry
     found = {}
     for collector in registry._collector_to_names:
-        labels = ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
+        labels = ", ".join(f"`{label}`" for label in label_names(collector))
         for family in collector.describe() if hasattr(collector, "describe") else collector.collect():
             name = f"{family.name}_total" if family.type == "counter" else family.name
             found[name] = (f"`{name}`", family.type, labels, family.documentation)
     yield from (found[name] for name in sorted(found))
+
+
+def label_names(collector: Any) -> tuple[str, ...]:
+    """Of a counter of prometheus-client, or of one of ours."""
+    return tuple(getattr(collector, "_labelnames", getattr(collector, "label_names", ())))
 
 
 def log_rows(packages: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -15,7 +15,6 @@ from qanat.net.http1 import (
     BodyReceived,
     Framing,
     HTTPEvent,
-    HTTPViolation,
     MessageEnded,
     MessageReader,
     RequestReader,
@@ -23,10 +22,9 @@ from qanat.net.http1 import (
     ResponseReader,
     ResponseReceived,
     encode_chunk,
-    encode_head,
     encode_last_chunk,
-    values,
 )
+from qanat.net.http1_fields import Fields, HTTPViolation, encode_head, values
 
 REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-Empty:\r\nX-Two:  a b \t\r\n"
 GOOD_REQUESTS = {
@@ -68,7 +66,7 @@ def test_a_request_gives_the_same_events_however_it_is_cut(name: str, cuts: list
 
 def test_a_request_is_read_as_it_was_written() -> None:
     head, *body = feed(RequestReader(), GOOD_REQUESTS["trailers"], [])
-    headers = ((b"Host", b"x"), (b"X-Empty", b""), (b"X-Two", b"a b \t"), (b"Transfer-Encoding", b"Chunked"))
+    headers = Fields(((b"Host", b"x"), (b"X-Empty", b""), (b"X-Two", b"a b \t"), (b"Transfer-Encoding", b"Chunked")))
     assert head == RequestReceived(b"POST", b"/a?b", b"1.1", headers, Framing.CHUNKED)
     assert body == [BodyReceived(b"x"), MessageEnded(((b"Sum", b"1"), (b"Sum", b"2")))]
 

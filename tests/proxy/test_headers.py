@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qanat.net.http1 import Header
+from qanat.net.http1_fields import Fields, Header
 from qanat.proxy.headers import caller_headers, passing_trailers, request_id_of
 from qanat.proxy.rewrite import OriginRewriter
 from qanat.proxy.routes import Authority
@@ -40,7 +40,7 @@ def test_an_answer_loses_what_is_only_for_the_next_hop() -> None:
         (b"Connection", b"x-hop, close"), (b"X-Hop", b"1"), (b"Keep-Alive", b"5"), (b"Transfer-Encoding", b"chunked"),
         (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"), (b"X-Request-Id", b"theirs"), (b"ETag", b'"x"'),
     ]  # fmt: skip
-    assert caller_headers(tuple(sent), "id", None) == [
+    assert caller_headers(Fields(sent), "id", None) == [
         (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"), (b"ETag", b'"x"'), (b"X-Request-Id", b"id"),
     ]  # fmt: skip
 
@@ -50,7 +50,7 @@ def test_an_answer_loses_what_is_only_for_the_next_hop() -> None:
     ([b"a\nb"], False), ([b"a", b"b"], False), ([], False), ([b"<script>"], False),
 ])  # fmt: skip
 def test_a_request_id_is_kept_only_in_a_harmless_shape(given: list[bytes], kept: bool) -> None:
-    headers = [(b"X-Request-ID", value) for value in given]
+    headers = Fields((b"X-Request-ID", value) for value in given)
     assert request_id_of(headers, lambda: "new") == (given[0].decode() if kept else "new")
 
 

@@ -16,15 +16,14 @@ import yaml
 from qanat.errors import QanatError
 from qanat.net.http1 import (
     BodyReceived,
-    Headers,
     HTTPEvent,
     MessageEnded,
     RequestReader,
     RequestReceived,
     ResponseReader,
     ResponseReceived,
-    values,
 )
+from qanat.net.http1_fields import Headers, values
 from qanat.net.tls import TLSClient
 from qanat.net.websocket import WebSocketClient
 from qanat.pki.material import Pair

@@ -27,10 +27,9 @@ from qanat.net.http1 import (
     RequestReader,
     RequestReceived,
     encode_chunk,
-    encode_head,
     encode_last_chunk,
-    values,
 )
+from qanat.net.http1_fields import encode_head, values
 from qanat.net.layer import as_transport
 
 log = get_logger("qanat.forward")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qanat.client.errors import TunnelFailed
-from qanat.net.http1 import encode_head, parse_fields, values
+from qanat.net.http1_fields import encode_head, parse_fields, values
 from qanat.wire.codec import Codec
 from qanat.wire.websocket import accept_key
 

@@ -6,56 +6,28 @@ refused, never repaired. The reader stops behind each message until `next_messag
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-from qanat.errors import ProtocolError, UnexpectedEnd
+from qanat.errors import UnexpectedEnd
+from qanat.net.http1_fields import Fields, Header, Headers, HTTPViolation, encode_head, parse_block, tokens
 from qanat.wire.codec import Codec
-
-Header = tuple[bytes, bytes]
-"""A field line: its name as it was written, its value without the white space before it.
-
-White space behind a value does not count (RFC 9110 5.5) and `values` leaves it out, but it is kept for forwarding:
-there are servers that see it, and a proxy must not change what they decide.
-"""
-Headers = tuple[Header, ...]
 
 MAX_HEAD = 64 * 1024
 """Largest head, in bytes."""
-MAX_FIELDS = 200
 MAX_START_LINE = 16 * 1024
+_KEPT_START_LINES = 256
 _MAX_CHUNK_LINE = 4096
-
-_FIELD = re.compile(rb"(?:\A|(?<=\r\n))([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)(?=\r\n|\Z)")
+_MAX_LENGTH_DIGITS = 18
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
-_STRUCTURAL = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection"))
-"""Fields that decide where a message goes or ends: written in one way only."""
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~\x80-\xff]+) HTTP/(1\.[01])")
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
-
-
-class Fields(tuple[Header, ...]):
-    """Field lines that know their values by name, because `values` is asked a dozen times about each message."""
-
-    by_name: dict[bytes, list[bytes]]
-    """From a name in lower case to its values in order, without the white space behind them."""
-
-    def __new__(cls, fields: Iterable[Header] = ()) -> Fields:
-        self = super().__new__(cls, fields)
-        by_name = self.by_name = {}
-        for name, value in self:
-            key = name.lower()
-            if key in by_name:
-                by_name[key].append(value.rstrip(b" \t"))
-            else:
-                by_name[key] = [value.rstrip(b" \t")]
-        return self
 
 
 class Framing(Enum):
@@ -67,34 +39,30 @@ class Framing(Enum):
     CLOSE = "close"
 
 
-@dataclass(eq=False)
-class HTTPViolation(ProtocolError):
-    """A message that is malformed, ambiguous or too large. `answer` is the status that says so to a client."""
-
-    code: ClassVar[str] = "http_protocol_error"
-    answer: int = 400
+NO_BODY, CHUNKED = Framing.NONE, Framing.CHUNKED
+"""By themselves, because looking a member up on its class costs a call."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestReceived:
     """The head of a request. `target` is as it was sent; `length` counts only with `Framing.LENGTH`."""
 
     method: bytes
     target: bytes
     version: bytes
-    headers: Headers
+    headers: Fields
     framing: Framing
     length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResponseReceived:
     """The head of an answer. Status 1xx comes before the real one, with `Framing.NONE` and no `MessageEnded`."""
 
     status: int
     reason: bytes
     version: bytes
-    headers: Headers
+    headers: Fields
     framing: Framing
     length: int = 0
     keep_alive: bool = True
@@ -105,7 +73,7 @@ class ResponseReceived:
         return self.status < 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BodyReceived:
     """A piece of the body, without its chunk framing."""
 
@@ -119,26 +87,8 @@ class MessageEnded:
     trailers: Headers = ()
 
 
+_ENDED = MessageEnded()
 HTTPEvent = RequestReceived | ResponseReceived | BodyReceived | MessageEnded
-
-
-def values(headers: Iterable[Header], name: bytes) -> list[bytes]:
-    """Every value of the field `name` (lower case), in order. Not to be changed."""
-    if type(headers) is Fields:
-        return headers.by_name.get(name, [])
-    size = len(name)  # compared first: lengths are cheaper than letters
-    return [value.rstrip(b" \t") for key, value in headers if len(key) == size and key.lower() == name]
-
-
-def tokens(headers: Iterable[Header], name: bytes) -> list[bytes]:
-    """The members of a comma-separated field, in lower case and over all its lines."""
-    found = values(headers, name)
-    return found and [member for value in found for part in value.split(b",") if (member := part.strip(b" \t").lower())]
-
-
-def encode_head(start_line: bytes, headers: Iterable[Header]) -> bytes:
-    """A start line and field lines as they go on the wire."""
-    return b"".join([start_line, b"\r\n", *[b"%b: %b\r\n" % header for header in headers], b"\r\n"])
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -149,26 +99,6 @@ def encode_chunk(data: bytes) -> bytes:
 def encode_last_chunk(trailers: Iterable[Header] = ()) -> bytes:
     """The end of a chunked body."""
     return encode_head(b"0", trailers)
-
-
-def parse_fields(lines: list[bytes]) -> Fields:
-    """Field lines as pairs. Raises `HTTPViolation`; folded lines (`obs-fold`) are refused."""
-    return parse_block(b"\r\n".join(lines)) if lines else Fields()
-
-
-def parse_block(block: bytes) -> Fields:
-    """The same, of at least one line, from lines joined by CRLF."""
-    count = block.count(b"\r\n") + 1
-    if count > MAX_FIELDS:
-        raise HTTPViolation("too many header fields", 431)
-    found: list[Header] = _FIELD.findall(block)
-    if len(found) != count:  # a line matches once, or not at all
-        raise HTTPViolation(
-            "control character in a header field" if _FORBIDDEN.search(block) else "malformed header field"
-        )
-    if b" \r\n" in block or b"\t\r\n" in block or block.endswith((b" ", b"\t")):
-        found = [(name, value.rstrip(b" \t") if name.lower() in _STRUCTURAL else value) for name, value in found]
-    return Fields(found)
 
 
 class MessageReader(Codec[HTTPEvent]):
@@ -244,7 +174,7 @@ class MessageReader(Codec[HTTPEvent]):
         start_line, more, block = head.partition(b"\r\n")
         if len(start_line) > MAX_START_LINE:
             raise HTTPViolation("start line too long", self.start_line_too_long)
-        self._take_head(start_line, parse_block(block) if more else Fields())
+        self._take_head(start_line, parse_block(block) if more else Fields((), {}))
         return end + 4
 
     def _check_incomplete(self, data: bytes, position: int) -> None:
@@ -256,23 +186,21 @@ class MessageReader(Codec[HTTPEvent]):
         if size > MAX_HEAD:
             raise HTTPViolation("header block too large", 431)
 
-    def _take_head(self, start_line: bytes, headers: Headers) -> None:
+    def _take_head(self, start_line: bytes, headers: Fields) -> None:
         raise NotImplementedError
 
     def _begin_body(self, framing: Framing, length: int) -> None:
-        if framing is Framing.NONE:
-            self._end()
-        elif framing is Framing.LENGTH:
+        if length:
             self._remaining, self._state = length, self._read_length
-            if not length:
-                self._end()
-        elif framing is Framing.CHUNKED:
+        elif framing is NO_BODY or framing is Framing.LENGTH:
+            self._end()
+        elif framing is CHUNKED:
             self._state = self._read_chunk_size
         else:
             self._state = self._read_until_close
 
     def _end(self, trailers: Headers = ()) -> None:
-        self._events.append(MessageEnded(trailers))
+        self._events.append(MessageEnded(trailers) if trailers else _ENDED)
         self._state = self._wait
 
     def _read_length(self, data: bytes, position: int) -> int:
@@ -345,11 +273,8 @@ class RequestReader(MessageReader):
 
     start_line_too_long = 414
 
-    def _take_head(self, start_line: bytes, headers: Headers) -> None:
-        line = _REQUEST_LINE.fullmatch(start_line)
-        if line is None:
-            raise HTTPViolation("malformed request line")
-        method, target, version = line.groups()
+    def _take_head(self, start_line: bytes, headers: Fields) -> None:
+        method, target, version = _read_request_line(start_line)
         framing, length = request_framing(version, headers)
         self._events.append(RequestReceived(method, target, version, headers, framing, length))
         self._begin_body(framing, length)
@@ -370,31 +295,45 @@ class ResponseReader(MessageReader):
         self._method = method
         self.next_message()
 
-    def _take_head(self, start_line: bytes, headers: Headers) -> None:
-        line = _STATUS_LINE.fullmatch(start_line)
-        if line is None:
-            raise HTTPViolation("malformed status line")
-        version, status, reason = line[1], int(line[2]), line[3] or b""
+    def _take_head(self, start_line: bytes, headers: Fields) -> None:
+        version, status, reason = _read_status_line(start_line)
         if status == 101:
             raise HTTPViolation("switched protocols without being asked")
         if status < 200:
-            self._events.append(ResponseReceived(status, reason, version, headers, Framing.NONE))
+            self._events.append(ResponseReceived(status, reason, version, headers, NO_BODY))
             return
         framing, length = response_framing(self._method, status, version, headers)
-        connection = tokens(headers, b"connection")
-        keep_alive = framing is not Framing.CLOSE and b"close" not in connection
-        if version == b"1.0":
-            keep_alive = keep_alive and b"keep-alive" in connection
+        keep_alive = version == b"1.1"
+        if b"connection" in headers.by_name:
+            options = tokens(headers, b"connection")
+            keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
+        keep_alive = keep_alive and framing is not Framing.CLOSE
         self._events.append(ResponseReceived(status, reason, version, headers, framing, length, keep_alive))
         self._begin_body(framing, length)
 
 
-def request_framing(version: bytes, headers: Headers) -> tuple[Framing, int]:
+@functools.lru_cache(maxsize=_KEPT_START_LINES)
+def _read_request_line(start_line: bytes) -> tuple[bytes, bytes, bytes]:
+    line = _REQUEST_LINE.fullmatch(start_line)
+    if line is None:
+        raise HTTPViolation("malformed request line")
+    return line[1], line[2], line[3]
+
+
+@functools.lru_cache(maxsize=_KEPT_START_LINES)
+def _read_status_line(start_line: bytes) -> tuple[bytes, int, bytes]:
+    line = _STATUS_LINE.fullmatch(start_line)
+    if line is None:
+        raise HTTPViolation("malformed status line")
+    return line[1], int(line[2]), line[3] or b""
+
+
+def request_framing(version: bytes, headers: Fields) -> tuple[Framing, int]:
     """How the body of a request ends. Raises `HTTPViolation` for whatever could be read in two ways."""
     length = content_length(headers)
-    codings = values(headers, b"transfer-encoding")
+    codings = headers.by_name.get(b"transfer-encoding")
     if not codings:
-        return (Framing.NONE, 0) if length is None else (Framing.LENGTH, length)
+        return (NO_BODY, 0) if length is None else (Framing.LENGTH, length)
     if length is not None:
         raise HTTPViolation("Transfer-Encoding together with Content-Length")
     if version == b"1.0":
@@ -404,10 +343,10 @@ def request_framing(version: bytes, headers: Headers) -> tuple[Framing, int]:
     return Framing.CHUNKED, 0
 
 
-def response_framing(method: bytes, status: int, version: bytes, headers: Headers) -> tuple[Framing, int]:
+def response_framing(method: bytes, status: int, version: bytes, headers: Fields) -> tuple[Framing, int]:
     """How the body of an answer to `method` ends. Raises `HTTPViolation`."""
     length = content_length(headers)
-    codings = values(headers, b"transfer-encoding")
+    codings = headers.by_name.get(b"transfer-encoding")
     if codings and length is not None:
         raise HTTPViolation("Transfer-Encoding together with Content-Length")
     if method == b"HEAD" or status in (204, 304):
@@ -419,11 +358,11 @@ def response_framing(method: bytes, status: int, version: bytes, headers: Header
     return (Framing.CLOSE, 0) if length is None else (Framing.LENGTH, length)
 
 
-def content_length(headers: Iterable[Header]) -> int | None:
+def content_length(headers: Fields) -> int | None:
     """The one Content-Length, or None. Raises `HTTPViolation` for lists, signs and repetitions."""
-    lengths = values(headers, b"content-length")
+    lengths = headers.by_name.get(b"content-length")
     if not lengths:
         return None
-    if len(lengths) > 1 or _LENGTH.fullmatch(lengths[0]) is None:
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _MAX_LENGTH_DIGITS:
         raise HTTPViolation("malformed or repeated Content-Length")
     return int(lengths[0])

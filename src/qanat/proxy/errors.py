@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from qanat.errors import QanatError
 from qanat.log import Level
-from qanat.net.http1 import Header
+from qanat.net.http1_fields import Header
 
 
 @dataclass(eq=False)

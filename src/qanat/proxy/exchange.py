@@ -7,12 +7,12 @@ No timer ends an exchange unless the route's configuration asks for one, and not
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from qanat.net.http1 import Framing, Header, Headers, ResponseReceived, values
+from qanat.net.http1 import CHUNKED, NO_BODY, Framing, ResponseReceived
+from qanat.net.http1_fields import Header, Headers
 from qanat.net.layer import HIGH_WATER
 from qanat.proxy.errors import (
     BadRequest,
@@ -27,13 +27,18 @@ from qanat.proxy.errors import (
     to_reply,
 )
 from qanat.proxy.filtering import FilterRun
-from qanat.proxy.headers import caller_headers, passing_trailers, request_id_of, upstream_headers
-from qanat.proxy.hints import HostHint
+from qanat.proxy.headers import (
+    caller_headers,
+    may_name_an_origin,
+    passing_trailers,
+    request_id_of,
+    upstream_headers,
+)
 from qanat.proxy.incoming import IncomingRequest
 from qanat.proxy.record import CLIENT_LEFT, RequestRecord, log
 from qanat.proxy.rewrite import OriginRewriter
-from qanat.proxy.sse import KeepAlive
 from qanat.proxy.upstream import Upstream
+from qanat.proxy.watch import AnswerWatch, watch_answer
 
 if TYPE_CHECKING:
     from qanat.proxy.forward import Forwarder
@@ -75,45 +80,42 @@ class _Stage(Enum):
     OVER = "over"
 
 
+_WAITING, _FORWARDING, _ANSWERING, _OVER = _Stage
+
+
 class Exchange:
-    """Made by the caller's side, which then calls `start`, `body_received`, `body_ended` and `caller_lost`."""
+    """Made by the caller's side, which then calls `start`, `body_received`, `body_ended` and `caller_lost`.
+
+    It calls `flush` when it has told what came in one piece: then that goes to the upstream in one piece, too.
+    """
+
+    over = False
+    """Whether nothing more will happen."""
+    route: Route | None = None
+    """The route chosen, if any."""
+    _stage = _WAITING
+    _upstream: Upstream | None = None
+    _task: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _filter: FilterRun | None = None
+    _watch: AnswerWatch | None = None
+    _trailers: Headers = ()
+    _caller_full = False
+    _pending_size = 0
 
     def __init__(self, forwarder: Forwarder, caller: Caller, request: IncomingRequest, sni: str | None = None) -> None:
         self.request = request
         self._forwarder, self._caller, self._sni = forwarder, caller, sni
         self._request_id = request_id_of(request.headers, forwarder.new_id)
         self.record = RequestRecord(request, self._request_id, forwarder.metrics)
-        self._stage = _Stage.WAITING
-        self._route: Route | None = None
-        self._upstream: Upstream | None = None
-        self._task: asyncio.Task[None] | None = None
         self._headers: list[Header] = []
         self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._body_ended = request.framing is Framing.NONE
-        self._trailers: Headers = ()
-        self._caller_full = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._filter: FilterRun | None = None
-        self._keep_alive: KeepAlive | None = None
-        self._hint: HostHint | None = None
-        self._expiry: asyncio.TimerHandle | None = None
-        self._event_stream = ""
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will happen."""
-        return self._stage is _Stage.OVER
-
-    @property
-    def route(self) -> Route | None:
-        """The route chosen, if any."""
-        return self._route
+        self._body_ended = request.framing is NO_BODY
 
     @property
     def standalone_stream(self) -> bool:
         """Whether this is a GET answered by an event stream, which its client can take up again."""
-        return self._event_stream == "get"
+        return self._watch is not None and self._watch.stream == "get"
 
     # Called by the caller's side.
 
@@ -136,7 +138,7 @@ class Exchange:
         self.record.bytes_in += len(data)
         if self._upstream is not None:
             self._upstream.send_body(data)
-        elif self._stage is _Stage.WAITING:
+        elif self._stage is _WAITING:
             self._pending.append(data)
             self._pending_size += len(data)
             if self._filter is not None:
@@ -153,6 +155,11 @@ class Exchange:
         elif self._filter is not None:
             self._filter.body_received()
 
+    def flush(self) -> None:
+        """Pass on what has been told."""
+        if self._upstream is not None:
+            self._upstream.flush()
+
     def caller_lost(self) -> None:
         """The caller left: the upstream must know at once, because this is how a call is cancelled."""
         if self.over:
@@ -164,7 +171,7 @@ class Exchange:
 
     def request_broken(self, error: ProxyError) -> None:
         """The rest of the request cannot be read: nothing more of it is forwarded."""
-        if self._stage is _Stage.ANSWERING:
+        if self._stage is _ANSWERING:
             self.abort()
         else:
             self.fail(error)
@@ -186,6 +193,14 @@ class Exchange:
         self._release_upstream()
         self._caller.send_end(())
         self._finish()
+
+    def insert(self, data: bytes) -> None:
+        """Send something of ours between two events of a stream."""
+        self._caller.send_body(data)
+
+    def count_stream(self, kind: str, step: int) -> None:
+        """An event stream has begun, or is over."""
+        self._forwarder.metrics.streams.labels(self.record.route, kind).inc(step)
 
     def abort(self) -> None:
         """End the exchange uncleanly, whatever its stage: time is up."""
@@ -224,10 +239,10 @@ class Exchange:
         route = forwarder.table.match(host)
         if route is None:
             raise RouteNotFound
-        self.record.route, self.record.upstream = route.name, route.destination.url.authority
+        self.record.route, self.record.upstream = route.name, route.upstream
         if self._sni and self._sni != host and not forwarder.table.serves_both(self._sni, host):
             raise Misdirected
-        if not route.allows(request.path):
+        if not route.allows(request):
             raise PathDenied
         self._headers = upstream_headers(
             request.headers,
@@ -237,7 +252,7 @@ class Exchange:
             protocol=request.protocol,
         )
         forwarder.occupy(route)
-        self._route = route
+        self.route = route
         if route.filter is not None:
             self._filter = FilterRun(route.filter, self)
 
@@ -250,16 +265,17 @@ class Exchange:
             await self._take_connection()
 
     def _connect(self) -> None:
-        assert self._route is not None
-        upstream = self._route.pool.take()
+        assert self.route is not None
+        upstream = self.route.pool.take()
         if upstream is not None:
             self._attach(upstream)
         else:
             self._spawn(self._take_connection)
 
     async def _take_connection(self) -> None:
-        assert self._route is not None
-        self._attach(self._route.pool.take() or await self._route.pool.connect())
+        assert self.route is not None
+        self._attach(self.route.pool.take() or await self.route.pool.connect())
+        self.flush()
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         self._task = self._forwarder.spawn(self._guarded(work))
@@ -278,45 +294,48 @@ class Exchange:
         if self.over:
             upstream.close()
             return
-        assert self._route is not None
+        assert self.route is not None
         request = self.request
-        self._upstream, self._stage = upstream, _Stage.FORWARDING
+        self._upstream, self._stage = upstream, _FORWARDING
         upstream.send_request(self, request.method, request.target, self._headers, request.framing)
-        for data in self._pending:
-            upstream.send_body(data)
-        self._pending.clear()
+        if self._pending:
+            for data in self._pending:
+                upstream.send_body(data)
+            self._pending.clear()
         if self._body_ended:
             upstream.end_body(self._trailers)
         if self._caller_full:
             upstream.pause_reading()
         self._caller.resume_body()
-        limit = self._route.config.timeouts.response_header.total_seconds()
-        if limit:
+        if limit := self.route.header_timeout:
             self._timer = asyncio.get_running_loop().call_later(limit, self._header_timed_out)
 
     # Called by the upstream's side.
 
     def response_received(self, response: ResponseReceived) -> None:
-        if response.informational:
+        if response.status < 200:
             self._caller.send_informational(response.status, caller_headers(response.headers, self._request_id, None))
             return
-        route = self._route
+        route = self.route
         assert route is not None
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         try:
             changed = self._filter is not None and self._filter.filter_response(response)
         except ProxyError as error:
             self.fail(error)
             return
-        self._stage = _Stage.ANSWERING
+        self._stage = _ANSWERING
         self.record.answered(response.status)
-        rewriter = OriginRewriter(route.destination.url, self.request.authority) if route.rewrite_origins else None
-        headers = caller_headers(response.headers, self._request_id, rewriter)
-        framing = response.framing
-        if changed and framing is not Framing.NONE:
+        rewriter = None
+        if route.rewrite_origins and may_name_an_origin(response.headers):
+            rewriter = OriginRewriter(route.destination.url, self.request.authority)
+        headers, framing = caller_headers(response.headers, self._request_id, rewriter), response.framing
+        if changed and framing is not NO_BODY:
             headers = [header for header in headers if header[0].lower() != b"content-length"]
-            framing = Framing.CHUNKED
-        self._watch(route, response)
+            framing = CHUNKED
+        expires_at = self._filter.expires_at if self._filter is not None else None
+        self._watch = watch_answer(self, route, response, expires_at)
         self._caller.send_head(response, headers, framing)
 
     def response_body(self, data: bytes) -> None:
@@ -326,12 +345,8 @@ class Exchange:
             except ProxyError as error:
                 self.fail(error)
                 return
-        if self._keep_alive is not None:
-            self._keep_alive.passed(data)
-        if self._hint is not None:
-            self._hint.passed(data)
-        if self._timer is not None:
-            self._start_idle_timer()
+        if self._watch is not None:
+            self._watch.passed(data)
         if data:
             self.record.bytes_out += len(data)
             self._caller.send_body(data)
@@ -366,7 +381,7 @@ class Exchange:
         """Something went wrong: say so, or cut the answer short if it has begun."""
         if self.over:
             return
-        if self._stage is _Stage.ANSWERING:
+        if self._stage is _ANSWERING:
             self.record.error_type = "upstream_aborted"
             log.warn("upstream aborted", request_id=self._request_id, route=self.record.route, error=error.detail)
             self._release_upstream()
@@ -388,34 +403,6 @@ class Exchange:
     def _header_timed_out(self) -> None:
         self.fail(UpstreamTimedOut("no response headers in time"))
 
-    def _watch(self, route: Route, response: ResponseReceived) -> None:
-        """Whatever wants to see this answer's body go by."""
-        content_type = b"".join(values(response.headers, b"content-type")[:1]).lower()
-        if content_type.startswith(b"text/event-stream"):
-            self._event_stream = "get" if self.request.method == b"GET" else "post"
-            self._forwarder.metrics.streams.labels(route.name, self._event_stream).inc()
-            every = route.config.sse_keepalive.total_seconds()
-            self._end_at_expiry()
-            if every and response.framing in (Framing.CHUNKED, Framing.CLOSE):
-                self._keep_alive = KeepAlive(every, self._caller.send_body)
-        if response.status in (421, 403) and not route.hinted:
-            self._hint = HostHint(route, self.request.authority, response.status)
-        if route.config.timeouts.stream_idle:
-            self._start_idle_timer()
-
-    def _end_at_expiry(self) -> None:
-        """A stream outlives no token: its client comes back with a fresh one."""
-        expires_at = self._filter.expires_at if self._filter is not None else None
-        if expires_at is not None:
-            left = max(0.0, expires_at - time.time())
-            self._expiry = asyncio.get_running_loop().call_later(left, self.end_stream)
-
-    def _start_idle_timer(self) -> None:
-        assert self._route is not None
-        self._stop_timer()
-        limit = self._route.config.timeouts.stream_idle.total_seconds()
-        self._timer = asyncio.get_running_loop().call_later(limit, self.fail, UpstreamTimedOut("stream idle"))
-
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -429,16 +416,13 @@ class Exchange:
             upstream.abort()
 
     def _finish(self) -> None:
-        self._stage = _Stage.OVER
-        self._stop_timer()
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._stage, self.over = _OVER, True
+        if self._timer is not None:
+            self._stop_timer()
         self._pending.clear()
-        if self._keep_alive is not None:
-            self._keep_alive.stop()
-        if self._event_stream:
-            self._forwarder.metrics.streams.labels(self.record.route, self._event_stream).dec()
-        outcome = self.record.finish()
+        if self._watch is not None:
+            self._watch.stop()
+        self.record.finish()
         if self._filter is not None:
-            self._filter.finished(outcome)
-        self._forwarder.leave(self, self._route)
+            self._filter.finished(self.record.outcome)
+        self._forwarder.leave(self, self.route)

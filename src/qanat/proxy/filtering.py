@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from qanat.errors import ProtocolError
-from qanat.net.http1 import Header, ResponseReceived
+from qanat.net.http1 import ResponseReceived
+from qanat.net.http1_fields import Header
 from qanat.proxy.errors import Reply, UpstreamBroken
 from qanat.proxy.filters import BodyTooLarge, FilteredRequest, RequestOutcome, ResponseFilter, RouteFilter
 

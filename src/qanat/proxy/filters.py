@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from qanat.net.http1 import Header, Headers
+from qanat.net.http1_fields import Header, Headers
 from qanat.proxy.errors import Reply
 
 

@@ -13,6 +13,8 @@ from qanat.proxy.metrics import ProxyMetrics
 from qanat.proxy.route import Route
 from qanat.proxy.routes import RouteTable
 
+_IDS = 64
+
 
 class Forwarder:
     """Knows every exchange that is going on."""
@@ -22,13 +24,16 @@ class Forwarder:
         self.draining = False
         self._exchanges: set[Exchange] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
+        """Made when somebody waits for it."""
+        self._ids: list[str] = []
 
-    @staticmethod
-    def new_id() -> str:
+    def new_id(self) -> str:
         """An id for a request that brought none."""
-        return secrets.token_hex(16)
+        if not self._ids:  # many at a time: random bytes are a system call
+            digits = secrets.token_hex(16 * _IDS)
+            self._ids = [digits[start : start + 32] for start in range(0, len(digits), 32)]
+        return self._ids.pop()
 
     @property
     def in_flight(self) -> int:
@@ -40,23 +45,22 @@ class Forwarder:
         if len(self._exchanges) >= self.max_requests:
             return False
         self._exchanges.add(exchange)
-        self._idle.clear()
         return True
 
     def occupy(self, route: Route) -> None:
         """Count an exchange on its route. Raises `Overloaded`."""
-        if route.config.max_in_flight and route.in_flight >= route.config.max_in_flight:
+        if route.max_in_flight and route.in_flight >= route.max_in_flight:
             raise Overloaded
         route.in_flight += 1
-        self.metrics.count_in_flight(route.name, 1)
+        self.metrics.in_flight.counts[(route.name,)] += 1
 
     def leave(self, exchange: Exchange, route: Route | None) -> None:
         """The exchange is over."""
         self._exchanges.discard(exchange)
         if route is not None:
             route.in_flight -= 1
-            self.metrics.count_in_flight(route.name, -1)
-        if not self._exchanges:
+            self.metrics.in_flight.counts[(route.name,)] -= 1
+        if self._idle is not None and not self._exchanges:
             self._idle.set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -86,7 +90,10 @@ class Forwarder:
 
     async def wait_idle(self) -> None:
         """Return once no exchange is going on."""
-        await self._idle.wait()
+        if self._exchanges:
+            if self._idle is None or self._idle.is_set():
+                self._idle = asyncio.Event()
+            await self._idle.wait()
 
     async def close(self) -> None:
         """Abort everything and wait for the tasks."""

@@ -6,9 +6,9 @@ Lines keep their order and are never merged: an MCP server must see a repeated `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from qanat.net.http1 import Header, tokens, values
+from qanat.net.http1_fields import Fields, Header, Remembering, tokens, values
 from qanat.proxy.errors import BadRequest, LoopDetected
 from qanat.proxy.routes import Authority
 
@@ -36,42 +36,47 @@ _TRAILER_DROPPED = _REQUEST_DROPPED | {
     b"authorization",
     b"trailer",
 }
+_PASSES_TO_UPSTREAM = Remembering(
+    lambda name: name.lower() not in _REQUEST_DROPPED and not name.lower().startswith((b"x-forwarded-", b"cf-"))
+)
+_PASSES_TO_CALLER = Remembering(lambda name: name.lower() not in _RESPONSE_DROPPED)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _VIA_MARK = re.compile(rb"(?:^|[\s,])mcp-proxy(?=[\s,]|$)")
 _MAX_PASSES = 5
 """How often a request may have been here before it is taken for a loop."""
 
 
-def request_id_of(headers: Iterable[Header], new_id: Callable[[], str]) -> str:
+def request_id_of(headers: Fields, new_id: Callable[[], str]) -> str:
     """The caller's `X-Request-Id` if there is one of a harmless shape, else a new one."""
-    given = values(headers, b"x-request-id")
-    if len(given) == 1 and _REQUEST_ID.fullmatch(text := given[0].decode("latin-1")):
+    given = headers.by_name.get(b"x-request-id")
+    if given and len(given) == 1 and _REQUEST_ID.fullmatch(text := given[0].decode("latin-1")):
         return text
     return new_id()
 
 
 def upstream_headers(
-    headers: tuple[Header, ...], *, host: bytes, authority: Authority, request_id: str, protocol: bytes
+    headers: Fields, *, host: bytes, authority: Authority, request_id: str, protocol: bytes
 ) -> list[Header]:
     """The header lines to send upstream, framing not among them. Raises `BadRequest` and `LoopDetected`."""
-    listed = _connection_options(headers)
-    kept: list[Header] = [(b"Host", host)]
-    for header in headers:
-        name = header[0].lower()
-        if name in _REQUEST_DROPPED or name in listed or name.startswith((b"x-forwarded-", b"cf-")):
-            if name == b"te" and b"trailers" in tokens([header], b"te"):
-                kept.append((b"TE", b"trailers"))
-            continue
-        kept.append(header)
-    _check_passes(headers)
-    kept.append((b"X-Forwarded-Host", str(authority).encode("ascii")))
-    kept.append((b"X-Forwarded-Proto", b"https"))
-    kept.append((b"X-Request-Id", request_id.encode("ascii")))
-    kept.append((b"Via", protocol + b" mcp-proxy"))
-    return kept
+    kept = [header for header in headers if _PASSES_TO_UPSTREAM[header[0]]]
+    by_name = headers.by_name
+    if b"connection" in by_name and (listed := _connection_options(headers)):
+        kept = [header for header in kept if header[0].lower() not in listed]
+    if b"te" in by_name and b"trailers" in tokens(headers, b"te"):
+        kept.append((b"TE", b"trailers"))
+    if b"via" in by_name:
+        _check_passes(headers)
+    return [
+        (b"Host", host),
+        *kept,
+        (b"X-Forwarded-Host", authority.encoded),
+        (b"X-Forwarded-Proto", b"https"),
+        (b"X-Request-Id", request_id.encode("ascii")),
+        (b"Via", protocol + b" mcp-proxy"),
+    ]
 
 
-def _connection_options(headers: tuple[Header, ...]) -> frozenset[bytes]:
+def _connection_options(headers: Fields) -> frozenset[bytes]:
     """What `Connection` lists. Naming a field that must arrive is an attack on the upstream: `BadRequest`."""
     options = frozenset(tokens(headers, b"connection"))
     for option in options:
@@ -80,27 +85,29 @@ def _connection_options(headers: tuple[Header, ...]) -> frozenset[bytes]:
     return options
 
 
-def _check_passes(headers: tuple[Header, ...]) -> None:
+def _check_passes(headers: Fields) -> None:
     passes = sum(len(_VIA_MARK.findall(value)) for value in values(headers, b"via"))
     if passes >= _MAX_PASSES:
         raise LoopDetected
 
 
-def caller_headers(
-    headers: tuple[Header, ...], request_id: str, rewrite: Callable[[bytes, bytes], bytes] | None
-) -> list[Header]:
+def caller_headers(headers: Fields, request_id: str, rewrite: Callable[[bytes, bytes], bytes] | None) -> list[Header]:
     """The header lines to send to the caller. `rewrite(name, value)` is asked about lines that may name an origin."""
-    listed = frozenset(tokens(headers, b"connection"))
-    kept: list[Header] = []
-    for header in headers:
-        name = header[0].lower()
-        if name in _RESPONSE_DROPPED or name in listed:
-            continue
-        if rewrite is not None and name in _REWRITTEN:
-            header = (header[0], rewrite(name, header[1]))
-        kept.append(header)
+    kept = [header for header in headers if _PASSES_TO_CALLER[header[0]]]
+    if b"connection" in headers.by_name and (listed := tokens(headers, b"connection")):
+        kept = [header for header in kept if header[0].lower() not in listed]
+    if rewrite is not None:
+        kept = [
+            (name, rewrite(lower, value)) if (lower := name.lower()) in _REWRITTEN else (name, value)
+            for name, value in kept
+        ]
     kept.append((b"X-Request-Id", request_id.encode("ascii")))
     return kept
+
+
+def may_name_an_origin(headers: Fields) -> bool:
+    """Whether `caller_headers` has a use for `rewrite`."""
+    return not _REWRITTEN.isdisjoint(headers.by_name)
 
 
 def passing_trailers(trailers: tuple[Header, ...]) -> tuple[Header, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -18,16 +19,19 @@ class Inbound(asyncio.Protocol):
         self.lost = False
         self.on_lost: Callable[[], None] | None = None
         self._idle_timeout = idle_timeout
+        self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = as_transport(transport)
         self.transport = transport
+        self._loop = asyncio.get_running_loop()
         self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        self._busy()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         if self.on_lost is not None:
             self.on_lost()
 
@@ -36,10 +40,18 @@ class Inbound(asyncio.Protocol):
         """Take no further request, and close once those going on are answered."""
 
     def _busy(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+        """A request is going on. The timer stays: it looks when it fires, which is cheaper than one for each rest."""
+        self._idle_since = math.inf
 
     def _rest(self) -> None:
-        self._busy()
-        self._idle_timer = asyncio.get_running_loop().call_later(self._idle_timeout, self.transport.close)
+        """None is going on."""
+        self._idle_since = self._loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(self._idle_timeout, self._look)
+
+    def _look(self) -> None:
+        left = self._idle_since + self._idle_timeout - self._loop.time()
+        if left <= 0:
+            self.transport.close()
+        else:  # at rest for less, or busy
+            self._idle_timer = self._loop.call_later(min(left, self._idle_timeout), self._look)

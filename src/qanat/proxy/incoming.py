@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
-from qanat.net.http1 import Framing, Header, RequestReceived, values
+from qanat.net.http1 import Framing, RequestReceived
+from qanat.net.http1_fields import Fields, Header, values
 from qanat.proxy.errors import BadRequest
 from qanat.proxy.routes import Authority, BadHost, parse_authority
 
 _ABSOLUTE = re.compile(rb"(?:https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class IncomingRequest:
     """A request's head. `target` is path and query byte for byte, or `*`; header names as they were written."""
 
     method: bytes
     target: bytes
     authority: Authority
-    headers: tuple[Header, ...]
+    headers: Fields
     framing: Framing
     length: int
     protocol: bytes
@@ -35,7 +37,7 @@ def from_http1(request: RequestReceived) -> IncomingRequest:
     """Check what an HTTP/1.1 request says of its host. Raises `BadRequest`."""
     if request.version != b"1.1":
         raise BadRequest("HTTP/1.0 inside the tunnel")
-    hosts = values(request.headers, b"host")
+    hosts = request.headers.by_name.get(b"host", ())
     if len(hosts) != 1:
         raise BadRequest("no Host, or more than one")
     authority = to_authority(hosts[0])
@@ -62,6 +64,7 @@ def _origin_form(request: RequestReceived, authority: Authority) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
+@functools.lru_cache(maxsize=1024)
 def to_authority(value: bytes) -> Authority:
     """A `Host` or `:authority` value. Raises `BadRequest`."""
     try:
@@ -81,7 +84,7 @@ def from_http2(headers: tuple[tuple[str, str], ...], has_body: bool) -> Incoming
         raise BadRequest("control character in a header value")
     framing, length = _http2_framing(fields, has_body)
     target = pseudo[":path"]
-    return IncomingRequest(pseudo[":method"], target, authority, _join_cookies(fields), framing, length, b"2")
+    return IncomingRequest(pseudo[":method"], target, authority, Fields(_join_cookies(fields)), framing, length, b"2")
 
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")

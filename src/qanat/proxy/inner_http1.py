@@ -6,20 +6,18 @@ import asyncio
 
 from qanat.errors import ProtocolError
 from qanat.net.http1 import (
+    CHUNKED,
+    NO_BODY,
     BodyReceived,
     Framing,
-    Header,
-    Headers,
-    HTTPViolation,
     MessageEnded,
     RequestReader,
     RequestReceived,
     ResponseReceived,
     encode_chunk,
-    encode_head,
     encode_last_chunk,
-    tokens,
 )
+from qanat.net.http1_fields import Header, Headers, HTTPViolation, encode_head, tokens
 from qanat.proxy.errors import BadRequest, HeadersTooLarge, ProxyError, Reply, URITooLong, to_reply
 from qanat.proxy.exchange import Exchange
 from qanat.proxy.forward import Forwarder
@@ -41,7 +39,7 @@ class HTTP1Inbound(Inbound):
         self._forwarder, self._sni = forwarder, sni
         self._reader = RequestReader()
         self._exchange: Exchange | None = None
-        self._framing = Framing.NONE
+        self._framing = NO_BODY
         self._request_ended = self._answered = True
         self._close_after = self._draining = False
         self._body_paused = self._reading_paused = False
@@ -50,7 +48,15 @@ class HTTP1Inbound(Inbound):
     # Called by the transport below.
 
     def data_received(self, data: bytes) -> None:
-        self._feed(data)
+        try:
+            self._reader.receive_data(data)
+        except HTTPViolation as violation:
+            self._hear_events()
+            self._refuse(violation)
+            return
+        self._hear_events()
+        if self._reader.buffered > MAX_PIPELINED:
+            self._update_reading()
 
     def eof_received(self) -> bool | None:
         self._lose()
@@ -72,17 +78,6 @@ class HTTP1Inbound(Inbound):
 
     # Reading.
 
-    def _feed(self, data: bytes) -> None:
-        try:
-            self._reader.receive_data(data)
-        except HTTPViolation as violation:
-            self._hear_events()
-            self._refuse(violation)
-            return
-        self._hear_events()
-        if self._reader.buffered > MAX_PIPELINED:
-            self._update_reading()
-
     def _hear_events(self) -> None:
         for event in self._reader.events_received():
             if isinstance(event, RequestReceived):
@@ -94,18 +89,21 @@ class HTTP1Inbound(Inbound):
                 self._request_ended = True
                 if self._exchange is not None:
                     self._exchange.body_ended(event.trailers)
-                self._maybe_next()
+                if self._answered:
+                    self._maybe_next()
+        if self._exchange is not None:
+            self._exchange.flush()
 
     def _begin(self, event: RequestReceived) -> None:
         self._busy()
         self._request_ended = self._answered = False
-        self._framing = Framing.NONE
+        self._framing = NO_BODY
         try:
             request = from_http1(event)
         except ProxyError as error:
             self._refuse_with(error)
             return
-        if b"close" in tokens(request.headers, b"connection"):
+        if b"connection" in request.headers.by_name and b"close" in tokens(request.headers, b"connection"):
             self._close_after = True
         self._exchange = Exchange(self._forwarder, self, request, self._sni)
         self._exchange.start()
@@ -135,8 +133,8 @@ class HTTP1Inbound(Inbound):
         self.transport.write(encode_head(b"HTTP/1.1 %d " % status, headers))
 
     def send_head(self, response: ResponseReceived, headers: list[Header], framing: Framing) -> None:
-        self._framing = Framing.CHUNKED if framing is Framing.CLOSE else framing
-        if self._framing is Framing.CHUNKED:
+        self._framing = CHUNKED if framing is Framing.CLOSE else framing
+        if self._framing is CHUNKED:
             headers.append((b"Transfer-Encoding", b"chunked"))
         if self._close_after or self._draining:
             self._close_after = True
@@ -144,10 +142,10 @@ class HTTP1Inbound(Inbound):
         self.transport.write(encode_head(b"HTTP/1.1 %d %b" % (response.status, response.reason), headers))
 
     def send_body(self, data: bytes) -> None:
-        self.transport.write(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
+        self.transport.write(encode_chunk(data) if self._framing is CHUNKED else data)
 
     def send_end(self, trailers: Headers) -> None:
-        if self._framing is Framing.CHUNKED:
+        if self._framing is CHUNKED:
             self.transport.write(encode_last_chunk(trailers))
         self._answer_sent()
 
@@ -172,37 +170,51 @@ class HTTP1Inbound(Inbound):
         self._update_reading()
 
     def resume_body(self) -> None:
-        self._body_paused = False
-        self._update_reading()
+        if self._body_paused:
+            self._body_paused = False
+            self._update_reading()
 
     # Between requests.
 
     def _answer_sent(self) -> None:
-        self._answered = True
-        self._body_paused = False
-        if not self._request_ended and self._discard_timer is None:
+        self._answered, self._body_paused = True, False
+        if self._request_ended:
+            self._maybe_next()
+            return
+        if self._discard_timer is None:
             # Read the rest and drop it: a caller that still writes would not read the answer otherwise.
-            loop = asyncio.get_running_loop()
-            self._discard_timer = loop.call_later(DISCARD_TIME, self.transport.close)
+            self._discard_timer = self._loop.call_later(DISCARD_TIME, self.transport.close)
         self._update_reading()
-        asyncio.get_running_loop().call_soon(self._maybe_next)
 
     def _maybe_next(self) -> None:
-        if not (self._answered and self._request_ended) or self.lost:
+        """Both sides of an exchange are complete."""
+        if self.lost:
             return
         if self._discard_timer is not None:
             self._discard_timer.cancel()
             self._discard_timer = None
         if self._close_after or self._draining:
             self.transport.close()
-            return
-        if self._exchange is None:
-            return
+        elif self._reader.buffered:  # later, or a row of pipelined requests would end in as many calls within calls
+            self._loop.call_soon(self._next_pipelined)
+        else:
+            self._next()
+
+    def _next_pipelined(self) -> None:
+        if not self.lost and not self.transport.is_closing():
+            self._next()
+
+    def _next(self) -> None:
         self._exchange = None
         self._rest()
-        self._reader.next_message()
-        self._feed(b"")
         self._update_reading()
+        try:
+            self._reader.next_message()
+        except HTTPViolation as violation:
+            self._hear_events()
+            self._refuse(violation)
+            return
+        self._hear_events()
 
     def drain(self) -> None:
         self._draining = True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from qanat.net.http1 import Framing, Header, Headers, ResponseReceived
+from qanat.net.http1 import Framing, ResponseReceived
+from qanat.net.http1_fields import Header, Headers
 from qanat.net.layer import HIGH_WATER, LOW_WATER
 from qanat.proxy.errors import ProxyError, Reply, to_reply
 from qanat.proxy.exchange import Exchange
@@ -122,11 +123,12 @@ class HTTP2Inbound(Inbound):
             ),
         )
         self._callers: dict[int, StreamCaller] = {}
+        self._fed: list[Exchange] = []
+        """Those that were told something since they were last asked to pass it on."""
         self._flush_scheduled = self._draining = False
         self._forgiven_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._loop = asyncio.get_running_loop()
         super().connection_made(transport)
         self._flush()
 
@@ -194,6 +196,8 @@ class HTTP2Inbound(Inbound):
                 if isinstance(event, h2.DataReceived):
                     if caller := self._callers.get(event.stream_id):
                         caller.body_received(event.data)
+                        if caller.exchange is not None:
+                            self._fed.append(caller.exchange)
                     else:
                         self.codec.acknowledge(event.stream_id, len(event.data))
                 elif isinstance(event, h2.RequestReceived):
@@ -202,6 +206,9 @@ class HTTP2Inbound(Inbound):
                     self._begin(event, has_body=not ended)
                 else:
                     self._hear(event)
+        fed, self._fed = self._fed, []
+        for exchange in fed:
+            exchange.flush()
 
     def _hear(self, event: h2.Event) -> None:
         if isinstance(event, h2.StreamEnded):
@@ -228,12 +235,14 @@ class HTTP2Inbound(Inbound):
             caller.send_reply(to_reply(error, self._forwarder.new_id()), close=False)
             return
         exchange = caller.exchange = Exchange(self._forwarder, caller, request, self._sni)
+        self._fed.append(exchange)
         exchange.start()
 
     def _end_body(self, stream_id: int, trailers: Headers) -> None:
         caller = self._callers.get(stream_id)
         if caller is not None and caller.exchange is not None:
             caller.exchange.body_ended(trailers)
+            self._fed.append(caller.exchange)
 
     def _forget(self, stream_id: int) -> None:
         if self._callers.pop(stream_id, None) is None or self._callers or self.lost:

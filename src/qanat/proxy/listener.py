@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from qanat.errors import ProtocolError
-from qanat.net.http1 import Framing, Header, RequestReceived, encode_head, tokens, values
+from qanat.net.http1 import Framing, RequestReceived
+from qanat.net.http1_fields import Fields, Header, encode_head, tokens, values
 from qanat.proxy.errors import BadRequest, Draining, Overloaded, ProxyError, Reply, UpgradeRequired, to_reply
 from qanat.proxy.plain import PlainConnection, text_reply
 from qanat.tunnel.connection import IncomingStream, ResponseHead, StreamKind
@@ -136,7 +137,7 @@ def _plain(proxy: Proxy, stream: IncomingStream, headers: Iterable[Header]) -> R
     head = stream.head
     try:
         request = RequestReceived(
-            head.method.encode("ascii"), head.path.encode("latin-1"), b"1.1", tuple(headers), Framing.NONE
+            head.method.encode("ascii"), head.path.encode("latin-1"), b"1.1", Fields(headers), Framing.NONE
         )
     except UnicodeEncodeError as error:
         raise ProtocolError("request head is not latin-1") from error

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from qanat.errors import ProtocolError
-from qanat.net.http1 import Header, RequestReader, RequestReceived, encode_head
+from qanat.net.http1 import RequestReader, RequestReceived
+from qanat.net.http1_fields import Header, encode_head
 from qanat.net.layer import as_transport
 from qanat.proxy.errors import BadRequest, Reply, to_reply
 

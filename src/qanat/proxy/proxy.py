@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from qanat.log import get_logger
-from qanat.net.http1 import Header
+from qanat.net.http1_fields import Header
 from qanat.net.tls import HandshakeGate
 from qanat.net.websocket import WebSocketServer
 from qanat.proxy.certificate import Certificate, days_left

@@ -6,8 +6,8 @@ import hashlib
 import secrets
 import time
 
-from qanat.log import get_logger
-from qanat.net.http1 import Headers, values
+from qanat.log import get_logger, quote
+from qanat.net.http1_fields import Fields, Remembering
 from qanat.proxy.errors import ProxyError
 from qanat.proxy.filters import RequestOutcome
 from qanat.proxy.incoming import IncomingRequest
@@ -18,17 +18,25 @@ CLIENT_LEFT = 499
 _HASH_KEY = secrets.token_bytes(32)
 
 
-def session_hash(headers: Headers) -> str | None:
+def session_hash(headers: Fields) -> str | None:
     """Twelve hex digits that stand for an MCP session in logs: keyed anew in each process, so of no use elsewhere."""
-    sessions = values(headers, b"mcp-session-id")
-    return hashlib.blake2b(sessions[0], key=_HASH_KEY, digest_size=6).hexdigest() if sessions else None
+    sessions = headers.by_name.get(b"mcp-session-id")
+    return _SESSION_HASHES[sessions[0]] if sessions else None
+
+
+def _hash(session: bytes) -> str:
+    return hashlib.blake2b(session, key=_HASH_KEY, digest_size=6).hexdigest()
+
+
+_SESSION_HASHES = Remembering(_hash)
 
 
 class RequestRecord:
     """Gathers what the two lines say."""
 
     __slots__ = (
-        "_fields",
+        "_duration",
+        "_members",
         "_metrics",
         "_started",
         "_ttfb",
@@ -48,13 +56,14 @@ class RequestRecord:
         self._started, self._ttfb = time.monotonic(), 0.0
         self.route, self.upstream, self.error_type = "", "", ""
         self.status = self.bytes_in = self.bytes_out = 0
-        self._fields: dict[str, object] = {}
+        self._members = ""
 
     def begin(self) -> None:
         """The request is about to be forwarded, or refused."""
-        if log.enabled("info"):
-            self._fields = self._make_fields()
-            log.info("request started", **self._fields)
+        if not log.enabled("info"):
+            return
+        self._members = self._describe()
+        log.info("request started", self._members)
         if log.enabled("debug"):
             names = [name.decode("latin-1") for name, _ in self.request.headers]
             log.debug("request headers", request_id=self.request_id, names=names)
@@ -73,26 +82,29 @@ class RequestRecord:
             phrase, request_id=self.request_id, route=self.route, host=self.request.authority.host, **extra
         )
 
-    def finish(self) -> RequestOutcome:
+    def finish(self) -> None:
         """The exchange is over."""
-        duration = time.monotonic() - self._started
+        duration = self._duration = time.monotonic() - self._started
         self._count(duration)
         if log.enabled("info"):
+            error_type = quote(self.error_type) if self.error_type else "null"
             log.info(
                 "request finished",
-                **(self._fields or self._make_fields()),
-                status=self.status,
-                bytes_in=self.bytes_in,
-                bytes_out=self.bytes_out,
-                duration_ms=round(duration * 1000, 3),
-                ttfb_ms=round(self._ttfb * 1000, 3),
-                error_type=self.error_type or None,
+                f'{self._members or self._describe()}, "status": {self.status}, "bytes_in": {self.bytes_in}, '
+                f'"bytes_out": {self.bytes_out}, "duration_ms": {duration * 1000:.3f}, '
+                f'"ttfb_ms": {self._ttfb * 1000:.3f}, "error_type": {error_type}',
             )
-        return RequestOutcome(self.status, self.error_type, duration, self.bytes_in, self.bytes_out)
+
+    @property
+    def outcome(self) -> RequestOutcome:
+        """How it ended, once `finish` has been called."""
+        return RequestOutcome(self.status, self.error_type, self._duration, self.bytes_in, self.bytes_out)
 
     def _count(self, duration: float) -> None:
         metrics, route = self._metrics, self.route
         metrics.count_request(route, self.request.method, self.status, duration, self._ttfb)
+        if not self.error_type:
+            return
         if self.error_type == "no_route":
             metrics.no_route.inc()
         elif self.error_type == "upstream_ip_denied":
@@ -100,17 +112,14 @@ class RequestRecord:
         if self.error_type.startswith("upstream"):
             metrics.upstream_errors.labels(route, self.error_type).inc()
 
-    def _make_fields(self) -> dict[str, object]:
+    def _describe(self) -> str:
+        """What both lines say, encoded once."""
         request = self.request
-        fields: dict[str, object] = {
-            "request_id": self.request_id,
-            "route": self.route,
-            "host": request.authority.host,
-            "method": request.method.decode("latin-1"),
-            "path": request.path,
-            "upstream": self.upstream,
-            "proto": "HTTP/" + request.protocol.decode("ascii"),
-        }
-        if session := session_hash(request.headers):
-            fields["session"] = session
-        return fields
+        text = (
+            f'"request_id": {quote(self.request_id)}, "route": {quote(self.route)}, '
+            f'"host": {quote(request.authority.host)}, "method": {quote(request.method.decode("latin-1"))}, '
+            f'"path": {quote(request.path)}, "upstream": {quote(self.upstream)}, '
+            f'"proto": "HTTP/{request.protocol.decode("ascii")}"'
+        )
+        session = session_hash(request.headers)
+        return f'{text}, "session": "{session}"' if session else text

@@ -13,6 +13,7 @@ from qanat.proxy.config import ProxyConfig, RouteConfig
 from qanat.proxy.dial import Destination, Dialler
 from qanat.proxy.filters import RouteFilter
 from qanat.proxy.guard import AddressGuard
+from qanat.proxy.incoming import IncomingRequest
 from qanat.proxy.pool import Pool, UpstreamPool
 from qanat.proxy.routes import Authority
 from qanat.proxy.stdio.upstream import StdioPool
@@ -40,18 +41,24 @@ class Route:
     retired: bool = field(default=False)
     """Gone from the configuration: open exchanges end, no new one begins."""
 
+    def __post_init__(self) -> None:
+        timeouts = self.config.timeouts
+        self.upstream = self.destination.url.authority
+        self.max_in_flight = self.config.max_in_flight
+        self.header_timeout = timeouts.response_header.total_seconds()
+        self.idle_timeout = timeouts.stream_idle.total_seconds()
+        self.sse_keepalive = self.config.sse_keepalive.total_seconds()
+        self._host = (self.upstream if self.host_header == "upstream" else self.host_header).encode("latin-1")
+
     def host_for(self, authority: Authority) -> bytes:
         """The `Host` to send upstream. Always with the port, because servers match `name:*`."""
-        if self.host_header == "upstream":
-            return self.destination.url.authority.encode("ascii")
-        if self.host_header == "preserve":
-            return str(authority).encode("ascii")
-        return self.host_header.encode("latin-1")
+        return authority.encoded if self.host_header == "preserve" else self._host
 
-    def allows(self, path: str) -> bool:
-        """Whether the path is among those let through. Prefixes end at a segment's end."""
+    def allows(self, request: IncomingRequest) -> bool:
+        """Whether its path is among those let through. Prefixes end at a segment's end."""
         if self.config.paths is None:
             return True
+        path = request.path
         if _DOUBTFUL.search(path):
             return False  # an upstream may read such a path as another one
         return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in self.config.paths)

@@ -19,18 +19,22 @@ class BadHost(ValueError):
     """The Host or :authority of a request makes no sense."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Authority:
     """Host and port of a request. `host` is lower case and has no trailing dot; `port` is 443 unless named."""
 
     host: str
     port: int = 443
 
+    @functools.cached_property
+    def encoded(self) -> bytes:
+        """As it is written in a field."""
+        return str(self).encode("ascii")
+
     def __str__(self) -> str:
         return self.host if self.port == 443 else f"{self.host}:{self.port}"
 
 
-@functools.lru_cache(maxsize=1024)
 def parse_authority(text: str) -> Authority:
     """Read a `Host` value. Raises `BadHost`."""
     match = _AUTHORITY.fullmatch(text)
@@ -39,8 +43,10 @@ def parse_authority(text: str) -> Authority:
     host, port = match[1].lower(), int(match[2]) if match[2] else 443
     if not host.startswith("["):
         host = host.removesuffix(".")
-        if len(host) > 253 or not _HOSTNAME.fullmatch(host):
+        if not _HOSTNAME.fullmatch(host):
             raise BadHost(text)
+    if len(host) > 253:
+        raise BadHost(text)
     if not 0 < port < 65536:
         raise BadHost(text)
     return Authority(host, port)
@@ -57,13 +63,12 @@ class RouteTable(Generic[R]):
     def __init__(self, routes: Mapping[str, R], tunnel_domain: str = "") -> None:
         self._routes = {key.lower(): route for key, route in routes.items()}
         self._suffix = f".{tunnel_domain.lower()}" if tunnel_domain else ""
+        below = {f"{key}{self._suffix}": route for key, route in self._routes.items()} if self._suffix else {}
+        self._by_host = below | self._routes
 
     def match(self, host: str) -> R | None:
         """The route for a normalised hostname: an exact key first, then the name below the tunnel domain."""
-        route = self._routes.get(host)
-        if route is None and self._suffix and host.endswith(self._suffix):
-            route = self._routes.get(host[: -len(self._suffix)])
-        return route
+        return self._by_host.get(host)
 
     def serves_both(self, one: str, other: str) -> bool:
         """Whether one TLS session may carry requests for both names (RFC 9110 section 7.4 allows to say no)."""

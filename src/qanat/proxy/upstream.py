@@ -9,17 +9,17 @@ from typing import Protocol
 
 from qanat.errors import ProtocolError
 from qanat.net.http1 import (
+    CHUNKED,
+    NO_BODY,
     BodyReceived,
     Framing,
-    Header,
-    Headers,
     MessageEnded,
     ResponseReader,
     ResponseReceived,
     encode_chunk,
-    encode_head,
     encode_last_chunk,
 )
+from qanat.net.http1_fields import Header, Headers, encode_head
 from qanat.net.layer import as_transport
 from qanat.proxy.errors import ProxyError, UpstreamBroken, UpstreamNotTrusted
 
@@ -47,7 +47,7 @@ class ResponseListener(Protocol):
 
 
 class Upstream(Protocol):
-    """What an exchange talks to: a connection, or a program that the proxy runs."""
+    """What an exchange talks to: a connection, or a program that the proxy runs. Nothing is sent before `flush`."""
 
     def send_request(
         self, listener: ResponseListener, method: bytes, target: bytes, headers: Iterable[Header], framing: Framing
@@ -56,6 +56,8 @@ class Upstream(Protocol):
     def send_body(self, data: bytes) -> None: ...
 
     def end_body(self, trailers: Headers) -> None: ...
+
+    def flush(self) -> None: ...
 
     def pause_reading(self) -> None: ...
 
@@ -83,7 +85,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._listener: ResponseListener | None = None
         self._request_done = self._keep_alive = False
         self._framing = Framing.NONE
-        self._loop = asyncio.get_running_loop()
         self._outgoing: list[bytes] = []
         self._poll: select.poll | None = None
         self._paused = self._full = self._lost = False
@@ -172,23 +173,31 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         """Send a request's head. `headers` hold no framing but `Content-Length`."""
         self._listener, self._framing = listener, framing
-        self._request_done = framing is Framing.NONE
+        self._request_done = framing is NO_BODY
         self._keep_alive = False
         self._reader.expect(method)
-        lines = [*headers, (b"Transfer-Encoding", b"chunked")] if framing is Framing.CHUNKED else headers
-        self._write(encode_head(b"%b %b HTTP/1.1" % (method, target), lines))
+        lines = [*headers, (b"Transfer-Encoding", b"chunked")] if framing is CHUNKED else headers
+        self._outgoing.append(encode_head(b"%b %b HTTP/1.1" % (method, target), lines))
 
     def send_body(self, data: bytes) -> None:
         """Send a piece of the request's body."""
-        self._write(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
+        self._outgoing.append(encode_chunk(data) if self._framing is CHUNKED else data)
 
     def end_body(self, trailers: Headers) -> None:
         """The request is complete."""
         if self._request_done:
             return
         self._request_done = True
-        if self._framing is Framing.CHUNKED:
-            self._write(encode_last_chunk(trailers))
+        if self._framing is CHUNKED:
+            self._outgoing.append(encode_last_chunk(trailers))
+
+    def flush(self) -> None:
+        """Write what has come together: head and body in one call."""
+        outgoing = self._outgoing
+        if outgoing:
+            self._outgoing = []
+            if not self._lost and not self.transport.is_closing():
+                self.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
 
     def pause_reading(self) -> None:
         """The caller takes no more for now."""
@@ -212,17 +221,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._listener = None
         if not self._lost:
             self.transport.close()
-
-    def _write(self, data: bytes) -> None:
-        """Write at the end of the loop's turn: head and body in one call, and the upstream is woken once for many."""
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(data)
-
-    def _flush(self) -> None:
-        data, self._outgoing = b"".join(self._outgoing), []
-        if not self._lost and not self.transport.is_closing():
-            self.transport.write(data)
 
     @property
     def stale(self) -> bool:
@@ -252,10 +250,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._listener = None
         reusable = self._keep_alive and self._request_done and not self._reader.buffered and not self._full
         listener.response_ended(trailers)
-        if not reusable or self.transport.is_closing():
+        if not reusable or self._outgoing or self.transport.is_closing():
             self.transport.close()
             return
-        self.resume_reading()
+        if self._paused:
+            self.resume_reading()
         self._on_idle(self)
 
     def _fail(self, error: ProxyError) -> None:

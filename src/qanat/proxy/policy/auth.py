@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from qanat.errors import QanatError
 from qanat.log import get_logger
-from qanat.net.http1 import Header, values
+from qanat.net.http1_fields import Header, values
 from qanat.proxy.errors import BadRequest, Reply
 from qanat.proxy.filters import FilteredRequest
 from qanat.proxy.policy.config import AuthConfig

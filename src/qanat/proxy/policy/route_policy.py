@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from qanat.errors import QanatError
-from qanat.net.http1 import Header, Headers, values
+from qanat.net.http1_fields import Header, Headers, values
 from qanat.proxy.errors import ProxyError, Reply
 from qanat.proxy.filters import BodyTooLarge, FilteredRequest, RequestOutcome, ResponseFilter
 from qanat.proxy.policy.audit import arguments_hash

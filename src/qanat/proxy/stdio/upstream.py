@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from qanat.net.http1 import Framing, Header, Headers, ResponseReceived
+from qanat.net.http1 import Framing, ResponseReceived
+from qanat.net.http1_fields import Fields, Header, Headers
 from qanat.proxy.errors import UpstreamBroken
 from qanat.proxy.stdio.route import StdioConfig, StdioRequest, StdioRoute
 from qanat.proxy.upstream import ResponseListener
@@ -46,6 +47,9 @@ class StdioUpstream:
         self._request = StdioRequest(method.decode("ascii"), path, fields)
         if framing is Framing.NONE:
             self._begin()
+
+    def flush(self) -> None:
+        """See `UpstreamConnection`: nothing waits here."""
 
     def send_body(self, data: bytes) -> None:
         """See `UpstreamConnection`."""
@@ -90,7 +94,7 @@ class StdioUpstream:
         if length is not None:
             lines.append((b"Content-Length", b"%d" % length))
         reason = HTTPStatus(status).phrase.encode("ascii")
-        self._listener.response_received(ResponseReceived(status, reason, b"1.1", tuple(lines), framing, length or 0))
+        self._listener.response_received(ResponseReceived(status, reason, b"1.1", Fields(lines), framing, length or 0))
 
     def write(self, data: bytes) -> None:
         """See `Exchange`."""

@@ -1,0 +1,136 @@
+"""Field lines of HTTP/1.1 (RFC 9112 section 5): read strictly, asked for by name, written back. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from qanat.errors import ProtocolError
+
+Header = tuple[bytes, bytes]
+"""A field line: its name as it was written, its value without the white space before it.
+
+White space behind a value does not count (RFC 9110 5.5) and `values` leaves it out, but it is kept for forwarding:
+there are servers that see it, and a proxy must not change what they decide.
+"""
+Headers = tuple[Header, ...]
+
+MAX_FIELDS = 200
+_MAX_NAMES, _MAX_KEPT_NAME = 2048, 64
+"""How many field names are remembered, and how long they may be for that."""
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VISIBLE = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
+"""What a field line may hold (RFC 9110 5.5)."""
+_STRUCTURAL = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection"))
+"""Fields that decide where a message goes or ends: written in one way only."""
+
+
+@dataclass(eq=False)
+class HTTPViolation(ProtocolError):
+    """A message that is malformed, ambiguous or too large. `answer` is the status that says so to a client."""
+
+    code: ClassVar[str] = "http_protocol_error"
+    answer: int = 400
+
+
+J = TypeVar("J")
+
+
+class Remembering(dict[bytes, J]):
+    """`remembering[name]` is what a function says of a field name as it was written.
+
+    Remembers, because the same dozen names come with each message, and not too much, because peers choose them.
+    """
+
+    def __init__(self, judge: Callable[[bytes], J]) -> None:
+        super().__init__()
+        self._judge = judge
+
+    def __missing__(self, name: bytes) -> J:
+        said = self._judge(name)
+        if len(name) <= _MAX_KEPT_NAME:
+            if len(self) >= _MAX_NAMES:
+                self.clear()
+            self[name] = said
+        return said
+
+
+def _lower(name: bytes) -> bytes:
+    if _TOKEN.fullmatch(name) is None:
+        raise HTTPViolation("malformed header field")
+    return name.lower()
+
+
+_LOWER = Remembering(_lower)
+
+
+class Fields(tuple[Header, ...]):
+    """Field lines that know their values by name, because those are asked for a dozen times about each message."""
+
+    by_name: dict[bytes, list[bytes]]
+    """From a name in lower case to its values in order, without the white space behind them. Not to be changed."""
+
+    def __new__(cls, fields: Iterable[Header] = (), by_name: dict[bytes, list[bytes]] | None = None) -> Fields:
+        self = super().__new__(cls, fields)
+        self.by_name = _by_name(self) if by_name is None else by_name
+        return self
+
+
+def _by_name(fields: Iterable[Header]) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        found.setdefault(name.lower(), []).append(value.rstrip(b" \t"))
+    return found
+
+
+def values(headers: Iterable[Header], name: bytes) -> list[bytes]:
+    """Every value of the field `name` (lower case), in order. Not to be changed."""
+    if type(headers) is Fields:
+        return headers.by_name.get(name, [])
+    size = len(name)  # compared first: lengths are cheaper than letters
+    return [value.rstrip(b" \t") for key, value in headers if len(key) == size and key.lower() == name]
+
+
+def tokens(headers: Iterable[Header], name: bytes) -> list[bytes]:
+    """The members of a comma-separated field, in lower case and over all its lines."""
+    found = values(headers, name)
+    return found and [member for value in found for part in value.split(b",") if (member := part.strip(b" \t").lower())]
+
+
+_join_field = b": ".join
+
+
+def encode_head(start_line: bytes, headers: Iterable[Header]) -> bytes:
+    """A start line and field lines as they go on the wire."""
+    return b"\r\n".join([start_line, *map(_join_field, headers), b"\r\n"])
+
+
+def parse_fields(lines: list[bytes]) -> Fields:
+    """Field lines as pairs. Raises `HTTPViolation`; folded lines (`obs-fold`) are refused."""
+    return parse_block(b"\r\n".join(lines)) if lines else Fields()
+
+
+def parse_block(block: bytes) -> Fields:
+    """The same, of at least one line, from lines joined by CRLF."""
+    lines = block.split(b"\r\n")
+    if len(lines) > MAX_FIELDS:
+        raise HTTPViolation("too many header fields", 431)
+    if len(block.translate(None, _VISIBLE)) != 2 * len(lines) - 2:  # nothing is left but the line ends
+        raise HTTPViolation("control character in a header field")
+    fields: list[Header] = []
+    by_name: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        key = _LOWER[name]
+        if not colon:
+            raise HTTPViolation("malformed header field")
+        value = value.lstrip(b" \t")
+        bare = value.rstrip(b" \t")
+        fields.append((name, bare if key in _STRUCTURAL else value))
+        if key in by_name:
+            by_name[key].append(bare)
+        else:
+            by_name[key] = [bare]
+    return Fields(fields, by_name)
