@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
+from qanat.dev.request import ask, example_request
 from tests.support.browser import PATIENCE, ConsoleBrowser, console_browser
 from tests.support.stack import running_stack
 
@@ -18,6 +19,17 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleBrowser
     expect.set_options(timeout=PATIENCE)
     with running_stack(tmp_path_factory.mktemp("stack")) as running, console_browser(running) as console:
         yield console
+
+
+@pytest.fixture(scope="package")
+def called(console: ConsoleBrowser) -> None:
+    """A call has gone through the live tunnel and is told of: its page has everything to show."""
+    stack = console.running.stack
+    console.running.run(ask(stack, example_request(stack, "qanat-demo")))
+    with console.page() as page:
+        page.goto(f"{console.url}/tunnels/{stack.tunnel_id}")
+        expect(page.get_by_role("region", name="Last calls")).to_contain_text("tools/call")
+        expect(page.get_by_role("region", name="Routes").get_by_text("up", exact=True)).to_be_visible()
 
 
 @pytest.fixture

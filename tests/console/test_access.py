@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from qanat.dev.request import ask, example_request
 from tests.console.test_identity import create_rule, issuer
 from tests.control.test_certificates import make_ca
 from tests.support.browser import PHONE, ConsoleBrowser, Theme
@@ -29,13 +28,6 @@ def paths(console: ConsoleBrowser, tunnel: str) -> list[str]:
         *("/tunnels", "/tunnels?show=archived", "/tunnels?show=all", f"/tunnels/{live}", f"/tunnels/{tunnel}"),
         *("/identity", "/keys", "/audit", f"/audit?target={live}", "/tunnels/tnl_01nothing"),
     ]
-
-
-@pytest.fixture
-def called(console: ConsoleBrowser) -> None:
-    """A call has gone through the live tunnel, so that its page has something to show."""
-    stack = console.running.stack
-    console.running.run(ask(stack, example_request(stack, "qanat-demo")))
 
 
 def violations(page: Page) -> list[str]:

@@ -38,6 +38,8 @@ class Health:
     verdict: Verdict
     connectors: list[Connector]
     certificates: list[Certificate]
+    trusted: int
+    """How many of them a gateway would trust now."""
     routes: list[WatchedRoute]
     calls: list[OperatorEvent]
     plots: list[Markup]
@@ -49,17 +51,21 @@ def judge(
     """Pure: what the facts amount to. The worst of the watched routes counts."""
     if tunnel.archived_at is not None:
         return Verdict("Archived", "", "This tunnel was archived; nothing goes through it any more.")
-    trusted = [found for found in certificates if found.archived_at is None]
-    valid = [found for found in trusted if found.expires_at is None or found.expires_at > now]
-    if not trusted:
+    if all(found.archived_at for found in certificates):
         return Verdict("No certificate", "warn", "Gateway: refuses calls, because no CA certificate is registered.")
-    if not valid:
+    if not count_trusted(certificates, now):
         return Verdict("Expired", "bad", "Gateway: refuses calls, because every registered CA certificate has expired.")
     if not connections:
         return Verdict("Not connected", "bad", "Connector: none is connected to any edge.")
     return _judge_routes(routes) or Verdict(
         "Connected", "good", f"{connections} connection{'s' if connections > 1 else ''} to the edge."
     )
+
+
+def count_trusted(certificates: list[Certificate], now: datetime) -> int:
+    """How many are registered and have not expired."""
+    live = (found for found in certificates if found.archived_at is None)
+    return sum(found.expires_at is None or found.expires_at > now for found in live)
 
 
 def _judge_routes(routes: list[WatchedRoute]) -> Verdict | None:
@@ -84,8 +90,8 @@ async def look(visit: Visit, tunnel_id: str) -> Health:
     traffic = await operations.events.traffic(actor, tunnel_id, until - STEPS * STEP, until, STEP)
     calls = await operations.events.list_page(actor, LAST_CALLS, tunnel_id=tunnel_id, kinds=("call",))
     return Health(
-        tunnel, judge(tunnel, certificates, len(connectors), routes, now), connectors, certificates, routes, calls.data,
-        _plots(traffic, until),
+        tunnel, judge(tunnel, certificates, len(connectors), routes, now), connectors, certificates,
+        count_trusted(certificates, now), routes, calls.data, _plots(traffic, until),
     )  # fmt: skip
 
 

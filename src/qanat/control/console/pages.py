@@ -126,7 +126,7 @@ def _ago(value: datetime, now: datetime | None = None) -> str:
         if seconds >= size:
             count = math.floor(seconds / size)
             return f"{count} {name}{'s' if count > 1 else ''} ago"
-    return "just now" if seconds < 5 else f"{seconds:.0f} seconds ago"
+    return "less than a minute ago"
 
 
 def _until(value: datetime) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import Response
 
 from qanat.control.console import access
-from qanat.control.console.health import Verdict, judge, look, render_health
+from qanat.control.console.health import LIVE_CERTIFICATES, Verdict, judge, look, render_health
 from qanat.control.console.live import stream
-from qanat.control.console.pages import Pages, Visit, go, show
+from qanat.control.console.pages import Pages, Visit, go, render_part, show
 from qanat.control.errors import Refused
 from qanat.control.nouns import Certificate, Tunnel
 from qanat.control.operations.pages import PageRequest
@@ -20,18 +21,27 @@ EVERYTHING = PageRequest(limit=1000, include_archived=True)
 
 async def list_tunnels(visit: Visit, error: Refused | None = None) -> Response:
     """The list, filtered."""
+    rules, issuers, accounts = await access.choices(visit)
+    return show(
+        visit, "tunnels.html", error.status if error else 200, filters=FILTERS, error=error, rules=rules,
+        issuers=issuers, accounts=accounts, form=_form_of(visit), **await _rows(visit),
+        limit=visit.operations.context.config.limits.tunnels_per_organization,
+    )  # fmt: skip
+
+
+async def render_rows(visit: Visit) -> str:
+    """The live part of the list."""
+    return render_part("tunnel-rows.html", session=visit.session, **await _rows(visit))
+
+
+async def _rows(visit: Visit) -> dict[str, Any]:
+    """The tunnels that were asked for, and what is true of each."""
     wanted = visit.request.query_params.get("show", "active")
     found = await visit.operations.tunnels.list_page(visit.actor, EVERYTHING)
     tunnels = [
         tunnel for tunnel in found.data if wanted == "all" or (tunnel.archived_at is not None) == (wanted == "archived")
     ]
-    verdicts = await _verdicts(visit, tunnels)
-    rules, issuers, accounts = await access.choices(visit)
-    return show(
-        visit, "tunnels.html", error.status if error else 200, tunnels=tunnels, verdicts=verdicts, wanted=wanted,
-        filters=FILTERS, error=error, rules=rules, issuers=issuers, accounts=accounts, form=_form_of(visit),
-        limit=visit.operations.context.config.limits.tunnels_per_organization,
-    )  # fmt: skip
+    return {"wanted": wanted, "tunnels": tunnels, "verdicts": await _verdicts(visit, tunnels)}
 
 
 def _form_of(visit: Visit) -> dict[str, str]:
@@ -46,7 +56,7 @@ async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
     connected, watched = await operations.events.connected(ids), await operations.watches.of_tunnels(ids)
     verdicts = {}
     for tunnel in tunnels:
-        certificates = await operations.certificates.list_page(visit.actor, tunnel.id, EVERYTHING)
+        certificates = await operations.certificates.list_page(visit.actor, tunnel.id, LIVE_CERTIFICATES)
         routes = watched.get(tunnel.id, [])
         verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, 0), routes, now)
     return verdicts
@@ -154,6 +164,7 @@ async def unwatch(visit: Visit) -> Response:
 
 PAGES: Pages = {
     "/tunnels": {"GET": list_tunnels, "POST": create},
+    "/tunnels/live": {"GET": stream(render_rows)},
     "/tunnels/{tunnel_id}": {"GET": detail},
     "/tunnels/{tunnel_id}/live": {"GET": stream(render_health)},
     "/tunnels/{tunnel_id}/token": {"POST": reveal},
