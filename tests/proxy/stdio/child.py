@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 
@@ -25,6 +26,9 @@ def call_tool(request: dict[str, Any]) -> None:
     if name == "progress":
         token = params["_meta"]["progressToken"]
         send({"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
+    if name == "deaf":
+        send({"method": "notifications/message", "params": {"data": f"pid {os.getpid()}."}})
+        time.sleep(600)
     if name == "log":
         send({"method": "notifications/message", "params": {"level": "info", "data": "hello"}})
     if name == "ask":
@@ -57,7 +61,6 @@ def main() -> None:
 
 if "--stubborn" in sys.argv:
     import signal
-    import time
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import select
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from qanat.config import validate
+from qanat.proxy.stdio import process
 from qanat.proxy.stdio.route import StdioConfig, StdioRequest, StdioRoute
+from qanat.proxy.stdio.session import MAX_BACKLOG, Backlog
 
 CHILD = Path(__file__).parent / "child.py"
 
@@ -243,6 +246,39 @@ async def test_a_shared_child_shakes_hands_once_and_is_asked_nothing_back() -> N
     asking.cancel()
     assert sum(message.get("method") == "initialize" for message in seen) == 1
     await route.close()
+
+
+async def test_a_program_that_does_not_read_stops_its_callers_and_refuses_what_is_too_much(
+    route: StdioRoute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "MAX_UNREAD", 1024 * 1024)
+    client = await Client(route).begin()
+    deaf = Recorder()
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "deaf"}}
+    request = StdioRequest("POST", "/mcp", client.headers, json.dumps(message).encode())
+    tasks = [asyncio.create_task(route.handle(request, deaf))]
+    await deaf.until(b"pid ")
+    child = int(deaf.events[0]["params"]["data"][4:-1])
+    large = [asyncio.create_task(client.call("echo", n, text="x" * 500_000)) for n in range(4)]
+    refused, waiting = await asyncio.wait(large, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    (answer,) = [task.result() for task in refused]  # one is on its way, two wait, and this is the fourth
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert "does not read its input" in answer.json["error"]["message"]
+    os.kill(child, signal.SIGKILL)
+    for task in waiting:
+        assert "error" in (await task).json
+    await asyncio.gather(*tasks)
+
+
+def test_what_nobody_hears_is_kept_within_bounds_and_the_newest_of_it() -> None:
+    backlog = Backlog()
+    for number in range(20):
+        backlog.add(b"%02d" % number + b"x" * (MAX_BACKLOG // 8 - 2))
+    kept = list(backlog.take_all())
+    assert [int(event[:2]) for event in kept] == list(range(12, 20))
+    assert list(backlog.take_all()) == []
+    backlog.add(b"x" * (MAX_BACKLOG + 1))
+    assert list(backlog.take_all()) == []
 
 
 @pytest.mark.slow

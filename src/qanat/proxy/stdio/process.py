@@ -20,6 +20,8 @@ from qanat.log import get_logger
 
 MAX_LINE = 16 * 1024 * 1024
 """Bytes of one line a child may write."""
+MAX_UNREAD = 8 * 1024 * 1024
+"""Bytes of messages that may wait for a child that does not read; beyond it they are refused."""
 STOP_STEP = 2.0
 """Seconds a child has at each step of being ended."""
 _LOGGED_LINE = 500
@@ -48,6 +50,16 @@ class ProgramFailed(QanatError):
         return f"stdio server: {self.reason}"
 
 
+@dataclass(eq=False)
+class ProgramBusy(ProgramFailed):
+    """The program does not read its input, and too much is waiting for it already."""
+
+    code: ClassVar[str] = "upstream_process_busy"
+    status: ClassVar[int] = 503
+    retryable: ClassVar[bool] = True
+    reason: str = "does not read its input"
+
+
 class ChildProcess:
     """A running program. `on_message` hears each JSON object it writes, `on_exit` its end, once."""
 
@@ -56,6 +68,7 @@ class ChildProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._writing, self._unread = asyncio.Lock(), 0
 
     async def start(self, program: Program) -> None:
         """Start it. Raises `ProgramFailed`."""
@@ -75,15 +88,27 @@ class ChildProcess:
         self._task = asyncio.create_task(self._run(self._process), name="stdio-child")
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Write one line, waiting while the child does not read. Raises `ProgramFailed`."""
-        process = self._process
-        if process is None or process.stdin is None or self._stopping.is_set():
-            raise ProgramFailed("not running")
+        """Write one line, waiting while the child does not read. Raises `ProgramFailed`, `ProgramBusy`.
+
+        A line is handed to the pipe only once it has room, so that callers who gave up leave nothing behind in it.
+        """
+        line = json.dumps(message, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+        if self._unread and self._unread + len(line) > MAX_UNREAD:
+            raise ProgramBusy
+        self._unread += len(line)
         try:
-            process.stdin.write(json.dumps(message, separators=(",", ":"), ensure_ascii=True).encode() + b"\n")
-            await process.stdin.drain()
+            async with self._writing:
+                await self._write(line)
         except (OSError, RuntimeError) as error:
             raise ProgramFailed("closed its input") from error
+        finally:
+            self._unread -= len(line)
+
+    async def _write(self, line: bytes) -> None:
+        if self._process is None or self._process.stdin is None or self._stopping.is_set():
+            raise ProgramFailed("not running")
+        await self._process.stdin.drain()
+        self._process.stdin.write(line)
 
     async def stop(self) -> None:
         """End the child and wait until it has been reaped."""

@@ -90,7 +90,8 @@ class StdioRoute:
         except BodyRefused as refused:
             _answer_error(exchange, 400, refused.rpc_code, str(refused))
         except ProgramFailed as failed:
-            _answer_error(exchange, 502, INTERNAL_ERROR, str(failed))
+            retry = (("Retry-After", "1"),) if failed.retryable else NO_HEADERS
+            _answer_error(exchange, failed.status, INTERNAL_ERROR, str(failed), retry)
 
     async def close(self) -> None:
         """End every child."""

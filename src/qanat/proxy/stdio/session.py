@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from qanat.proxy.stdio.process import ChildProcess, Program, ProgramFailed
 
-MAX_BACKLOG = 256
-"""Messages kept for a caller who has no stream open; older ones are dropped first."""
+MAX_BACKLOG = 256 * 1024
+"""Bytes of messages kept for a caller who has no stream open; older ones are dropped first."""
 MAX_QUEUED = 256 * 1024
 """Bytes waiting for a slow caller at which its stream is ended: the child must not wait for it."""
 INTERNAL_ERROR, SERVER_ENDED = -32603, "the MCP server process ended"
@@ -120,6 +121,25 @@ def http_status(message: dict[str, Any]) -> int:
     return 404 if code == METHOD_NOT_FOUND else 400 if code in _BAD_REQUEST else 200
 
 
+class Backlog:
+    """Events that nobody hears yet, the newest `MAX_BACKLOG` bytes of them."""
+
+    def __init__(self) -> None:
+        self._events: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, event: bytes) -> None:
+        self._events.append(event)
+        self._size += len(event)
+        while self._size > MAX_BACKLOG:
+            self._size -= len(self._events.popleft())
+
+    def take_all(self) -> Iterable[bytes]:
+        """What is kept, oldest first; afterwards nothing is."""
+        taken, self._events, self._size = self._events, deque(), 0
+        return taken
+
+
 class StdioSession:
     """One child and its callers. `shared` children have many callers, and none of them may be asked anything."""
 
@@ -133,7 +153,7 @@ class StdioSession:
         self._progress: dict[str, tuple[Any, Call]] = {}
         self._replies: set[asyncio.Task[None]] = set()
         self._stream: Exchange | None = None
-        self._backlog: deque[dict[str, Any]] = deque(maxlen=MAX_BACKLOG)
+        self._backlog = Backlog()
         self._stream_ended = asyncio.Event()
         self.ended = asyncio.Event()
         self._handshake: asyncio.Future[dict[str, Any]] | None = None
@@ -211,8 +231,8 @@ class StdioSession:
         self._stream_ended.clear()
         exchange.start(200, [*headers, *STREAM_HEADERS], None)
         try:
-            while self._backlog:
-                exchange.write(event(self._backlog.popleft()))
+            for kept in self._backlog.take_all():
+                exchange.write(kept)
             await self._stream_ended.wait()
             exchange.finish()
         finally:
@@ -269,7 +289,7 @@ class StdioSession:
             if self._stream.queued() > MAX_QUEUED:
                 self._stream_ended.set()
         elif not any(call.notify(message) for call in list(self._calls)):
-            self._backlog.append(message)
+            self._backlog.add(event(message))
 
     def _refuse(self, message: dict[str, Any]) -> None:
         """A shared child asks its client something, but has no client of its own."""

@@ -121,6 +121,7 @@ class StdioUpstream:
 
     async def _serve(self) -> None:
         request = StdioRequest(self._request.method, self._request.path, self._request.headers, bytes(self._body))
+        self._body.clear()
         try:
             if self._too_large:
                 self.start(413, [], 0)
