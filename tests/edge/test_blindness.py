@@ -10,8 +10,10 @@ import socket
 import ssl
 import sys
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -23,22 +25,31 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from qanat.api.internal import Event, EventBatch
 from qanat.client import Edge, dial, outer_context
 from qanat.connector.config import ConnectorConfig
 from qanat.connector.server import serve as serve_connector
+from qanat.control.operations.context import Actor
+from qanat.control.operations.pages import PageRequest
+from qanat.control.server import ControlServer
+from qanat.control.server import serve as serve_control
+from qanat.wire.token import TunnelToken, parse_token
 from tests.support.asgi import serve_asgi
 from tests.support.blindness import Capture, hits, memory_hits
-from tests.support.edge import CLIENT_NAME, DictDirectory, OperatorFiles, make_tunnel
-from tests.support.edge_processes import directory_over_http, edge_processes
+from tests.support.control import EDGE_KEY, control_config
+from tests.support.edge import BASE, CLIENT_NAME, OperatorFiles
+from tests.support.edge_control import ask
+from tests.support.edge_processes import edge_processes
 from tests.support.path import write_files
 from tests.support.pki import throwaway_ca
+from tests.support.postgres import find_programs, running_postgres
 from tests.support.redis import redis_server
 from tests.support.requirements import requirement
 
 CALLS = 1_000
 SESSIONS = 4
-ASKED, ANSWERED = (secrets.token_hex(12).encode() for _ in range(2))
-"""Every canary of a request, and of a result, begins with these."""
+ASKED, ANSWERED, PLANTED = (secrets.token_hex(12).encode() for _ in range(3))
+"""Every canary of a request, and of a result, begins with these; the third is put into the database on purpose."""
 
 
 @asynccontextmanager
@@ -111,37 +122,85 @@ async def call(edge: Edge, host: str, ca: x509.Certificate, numbers: range) -> N
     await stream.aclose()
 
 
+@dataclass
+class Database:
+    """What the control plane writes to, and every byte of it."""
+
+    settings: dict[str, str]
+    files: Callable[[], Sequence[Path]]
+
+    def contents(self) -> bytes:
+        return b"".join(path.read_bytes() for path in self.files())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        yield Database({}, lambda: list((tmp_path / "control").glob("control.db*")))
+        return
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running_postgres(programs) as server:
+
+        def files() -> list[Path]:
+            server.write_out()
+            return [path for path in server.data.rglob("*") if path.is_file()]
+
+        yield Database({"database_url": server.new_database()}, files)
+
+
+async def new_tunnel(control: ControlServer, certificate: bytes) -> tuple[str, TunnelToken]:
+    """Domain and token of a tunnel with one registered CA."""
+    tunnel = await ask(control, "")
+    path = f"/{tunnel['id']}"
+    await ask(control, f"{path}/certificates", {"ca_certificate_pem": certificate.decode()})
+    return tunnel["domain"], parse_token((await ask(control, f"{path}/reveal_token"))["tunnel_token"])
+
+
+async def plant(control: ControlServer) -> None:
+    """An event as an edge would send it that had seen too much."""
+    told = Event(time=datetime.now(UTC), kind="client_refused", node="n", fields={"host": PLANTED.decode()})
+    await control.operations.events.record(EventBatch(events=(told,)))
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 @pytest.mark.skipif(os.geteuid() != 0, reason="reads other processes' memory and raw packets: needs root")
 @requirement("edge:blindness")
 async def test_nothing_of_a_payload_is_left_in_an_edge(
-    files: OperatorFiles, directory: DictDirectory, tmp_path: Path
+    files: OperatorFiles, database: Database, tmp_path: Path
 ) -> None:
     ca = throwaway_ca()
-    tunnel = directory.add(make_tunnel(certificates=(ca.certificate_pem.decode(),)))
-    write_files(tmp_path / "proxy", ca, tunnel.record.domain)
-    (tmp_path / "token").write_text(tunnel.token.encode())
+    config = control_config(tmp_path / "control", domain_base=BASE, shutdown_timeout="1s", **database.settings)
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(redis_server(tmp_path))
-        control = await stack.enter_async_context(directory_over_http(directory))
+        control = await stack.enter_async_context(serve_control(config, make_label=lambda: "a1b2c3d4"))
+        domain, token = await new_tunnel(control, ca.certificate_pem)
+        host = f"tickets.{domain}"
+        write_files(tmp_path / "proxy", ca, domain)
+        (tmp_path / "token").write_text(token.encode())
         upstream = await stack.enter_async_context(
             serve_asgi(Starlette(routes=[Route("/mcp/{rest}", answer, methods=["POST"])]))
         )
-        proxy_pid, proxy_port = await stack.enter_async_context(
-            proxy_process(tmp_path / "proxy", tunnel.record.domain, upstream)
-        )
+        proxy_pid, proxy_port = await stack.enter_async_context(proxy_process(tmp_path / "proxy", domain, upstream))
+        settings = {
+            "metrics_addr": "127.0.0.1:0",
+            "log_level": "debug",
+            "traffic_interval": "1s",
+            "client_organizations": [{"san": CLIENT_NAME, "organizations": "*"}],
+        }
         nodes = await stack.enter_async_context(
-            edge_processes(2, tmp_path, files, control, redis.url, metrics_addr="127.0.0.1:0", log_level="debug")
+            edge_processes(2, tmp_path, files, control.url, redis.url, key=EDGE_KEY, **settings)
         )
-        config = ConnectorConfig(
+        config_of_connector = ConnectorConfig(
             token_file=tmp_path / "token",
             edge=("{}:{}".format(*nodes[1].connector_address),),
             cacert=files.path("connector-listener-ca"),
             protocol="http2",
             url=f"http://127.0.0.1:{proxy_port}",
         )
-        connector = await stack.enter_async_context(serve_connector(config))
+        connector = await stack.enter_async_context(serve_connector(config_of_connector))
         async with asyncio.timeout(40):
             await connector.wait_ready()
         certificate, key = files.path(CLIENT_NAME), files.path(f"{CLIENT_NAME}-key")
@@ -150,11 +209,11 @@ async def test_nothing_of_a_payload_is_left_in_an_edge(
 
         ports = [address[1] for node in nodes for address in (node.connector_address, node.client_address)]
         ports += [int(node.log_line("cluster joined")["port"]) for node in nodes]
-        ports += [int(control.rsplit(":", 1)[1]), redis.port]
+        ports += [control.port, redis.port]
         async with Capture(ports) as capture:
             share = CALLS // SESSIONS
             work = [
-                call(doors[turn % 2], tunnel.host(), ca.certificate, range(turn * share, (turn + 1) * share))
+                call(doors[turn % 2], host, ca.certificate, range(turn * share, (turn + 1) * share))
                 for turn in range(SESSIONS)
             ]
             await asyncio.gather(*work)
@@ -164,7 +223,7 @@ async def test_nothing_of_a_payload_is_left_in_an_edge(
         assert seen == sorted(canaries), "the search finds a canary where there is one"
         for node in nodes:
             look = asyncio.to_thread(memory_hits, node.pid, canaries)
-            (seen, size), _ = await asyncio.gather(look, call(doors[0], tunnel.host(), ca.certificate, range(100)))
+            (seen, size), _ = await asyncio.gather(look, call(doors[0], host, ca.certificate, range(100)))
             assert size > 10_000_000
             assert seen == []
             assert hits(node.raw_log, canaries) == []
@@ -175,8 +234,23 @@ async def test_nothing_of_a_payload_is_left_in_an_edge(
         assert capture.packets > CALLS
         assert hits(bytes(capture.data), canaries) == []
         assert hits(await _dump(redis.url), canaries) == []
-        assert directory.events
-        assert hits("".join(event.model_dump_json() for event in directory.events).encode(), canaries) == []
+
+        await until_told(control, "tunnel_first_use", "connector_registered")
+        await plant(control)
+        stored = await asyncio.to_thread(database.contents)
+        assert hits(stored, [PLANTED]) == [PLANTED], "the search sees what is in the database"
+        assert hits(stored, canaries) == []
+
+
+async def until_told(control: ControlServer, *kinds: str) -> None:
+    """Wait for events of all these kinds in the store."""
+    actor = Actor(id="local", kind="local", organization_id=control.bootstrapped.organization_id)
+    async with asyncio.timeout(40):
+        while True:
+            page = await control.operations.events.list_page(actor, PageRequest(limit=100))
+            if {*kinds} <= {event.kind for event in page.data}:
+                return
+            await asyncio.sleep(0.05)
 
 
 def _read(url: str) -> bytes:

@@ -114,10 +114,12 @@ async def test_workers_share_the_ports_and_stop_together(
                     found += line["msg"] == "node found" or line.get("others") == 1
             connection = await connect(connectors, files, tunnel.token, EchoProxy())
             await directory.event("connector_registered")
-            for _ in range(6):
-                guest = await Client.dial(clients, files.client_context())
-                assert (await guest.upgrade(tunnel.host())).status in (101, 503)
-                await guest.close()
+            served = 0
+            async with asyncio.timeout(50):
+                while served < 12:  # in a row: so whichever worker the kernel chose knows the way by now
+                    guest = await Client.dial(clients, files.client_context())
+                    served = served + 1 if (await guest.upgrade(tunnel.host())).status == 101 else 0
+                    await guest.close()
             connection.close()
             process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(50):

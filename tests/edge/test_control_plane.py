@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 
 from qanat.control.operations.context import Actor
@@ -17,21 +15,13 @@ from qanat.edge.server import Edge, serve
 from qanat.tunnel.connection import RegistrationRefused
 from qanat.wire.token import TunnelToken, parse_token
 from tests.edge.test_blindness import free_port
-from tests.support.control import EDGE_KEY, HEADERS, control_config
+from tests.support.control import EDGE_KEY, control_config
 from tests.support.edge import BASE, TIMEOUT, EchoProxy, OperatorFiles, client, connect, edge_config
+from tests.support.edge_control import ask
 from tests.support.pki import throwaway_ca
 from tests.support.requirements import requirement
 
 pytestmark = pytest.mark.slow
-
-
-async def ask(control: ControlServer, path: str, body: dict[str, Any] | None = None) -> Any:
-    """A call of the Tunnels API by the operator."""
-    headers = HEADERS | {"authorization": f"Bearer {control.credential.get_secret_value()}"}
-    async with httpx2.AsyncClient(base_url=control.url, headers=headers, timeout=TIMEOUT, trust_env=False) as http:
-        answer = await http.post(f"/v1/tunnels{path}", json=body or {})
-        assert answer.is_success, answer.text
-        return answer.json()
 
 
 async def status(edge: Edge, files: OperatorFiles, host: str) -> str:

@@ -19,7 +19,7 @@ REQUIREMENTS: dict[str, str] = {
     "edge:kill": "A node killed under load costs only the calls in flight through it",
     "edge:in-flight": "A call under way through a node that dies ends at once in a typed, retryable error naming the hop",
     "edge:rolling-restart": "Restarting every node in turn under load loses no call",
-    "edge:blindness": "Nothing of a payload is in an edge's memory, logs, metrics, events, Redis or packets",
+    "edge:blindness": "Nothing of a payload is in an edge's memory, logs, metrics, packets, Redis or the control plane's database",
     "edge:limits": "Every limit is configurable, and what is beyond it is refused, logged and counted",
     "edge:typed-errors": "Each broken hop has an error of its own, before and after the upgrade",
     "edge:wss": "Connectors are met by WebSocket on the client port, without a client certificate",

@@ -150,7 +150,14 @@ class EdgeProcess:
 
 @asynccontextmanager
 async def edge_processes(
-    count: int, folder: Path, files: OperatorFiles, control_url: str, redis_url: str | None, **changes: Any
+    count: int,
+    folder: Path,
+    files: OperatorFiles,
+    control_url: str,
+    redis_url: str | None,
+    *,
+    key: str = SERVICE_KEY,
+    **changes: Any,
 ) -> AsyncIterator[list[EdgeProcess]]:
     """So many running nodes; of one cluster when there is a Redis."""
     cluster = {
@@ -160,7 +167,7 @@ async def edge_processes(
         "ca_file": str(files.path("node-ca")),
         "lifetime": "3s",
     }
-    control = {"url": control_url, "service_key": SERVICE_KEY}
+    control = {"url": control_url, "service_key": key}
     nodes = [
         EdgeProcess(
             folder,

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+TRIES = 5
+
 
 def find_programs() -> Path | None:
     """Where `initdb` and `pg_ctl` are; Debian keeps them off the path."""
@@ -32,11 +34,21 @@ class Postgres:
     port: int
     directory: Path
 
+    @property
+    def data(self) -> Path:
+        """Where everything it keeps is."""
+        return self.directory / "data"
+
     def new_database(self) -> str:
         """The URL of a fresh, empty database."""
         name = f"test_{secrets.token_hex(6)}"
         _run(self.programs / "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "qanat", name)
         return f"postgresql://qanat@127.0.0.1:{self.port}/{name}"
+
+    def write_out(self) -> None:
+        """Put on the disk what is still in memory."""
+        options = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "qanat", "-c", "CHECKPOINT", "postgres")
+        _run(self.programs / "psql", *options)
 
 
 def _user() -> str | None:
@@ -58,19 +70,33 @@ def running_postgres(programs: Path) -> Iterator[Postgres]:
     if (user := _user()) is not None:
         account = pwd.getpwnam(user)
         os.chown(directory, account.pw_uid, account.pw_gid)
-    data, port = directory / "data", _free_port()
-    options = (
-        f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off -c max_connections=200"
-    )
     try:
-        _run(programs / "initdb", "-D", data, "-U", "qanat", "-A", "trust", "-N", "--locale=C", "-E", "UTF8")
-        _run(programs / "pg_ctl", "-D", data, "-l", directory / "log", "-w", "-t", "60", "-o", options, "start")
+        server = _start(programs, directory)
         try:
-            yield Postgres(programs, port, directory)
+            yield server
         finally:
-            _run(programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            _run(programs / "pg_ctl", "-D", server.data, "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _start(programs: Path, directory: Path) -> Postgres:
+    """On a port that was free a moment ago; when somebody else was quicker, on another."""
+    data, log = directory / "data", directory / "log"
+    _run(programs / "initdb", "-D", data, "-U", "qanat", "-A", "trust", "-N", "--locale=C", "-E", "UTF8")
+    for _ in range(TRIES):
+        port = _free_port()
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        options += " -c fsync=off -c max_connections=200"
+        try:
+            _run(programs / "pg_ctl", "-D", data, "-l", log, "-w", "-t", "60", "-o", options, "start")
+        except AssertionError:
+            if "Address already in use" not in log.read_text():
+                raise AssertionError(log.read_text()) from None
+            log.unlink()
+            continue
+        return Postgres(programs, port, directory)
+    raise AssertionError(f"no port stayed free {TRIES} times")
 
 
 def _free_port() -> int:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+TRIES = 5
 
 
 class RedisServer:
@@ -18,9 +21,7 @@ class RedisServer:
 
     def __init__(self, directory: Path, bind: str = "127.0.0.1") -> None:
         self._directory, self._bind = directory, bind
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = 0
         self.process: asyncio.subprocess.Process | None = None
 
     @property
@@ -28,26 +29,42 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def start(self) -> None:
-        arguments = ["--port", str(self.port), "--bind", self._bind, "--save", ""]
+        """The first time on a port that was free a moment ago; when somebody else was quicker, on another."""
+        for _ in range(TRIES if not self.port else 1):
+            port = self.port or _free_port()
+            if await self._start(port):
+                self.port = port
+                return
+        raise AssertionError("redis-server ended at once")
+
+    async def _start(self, port: int) -> bool:
+        """False when the server ended instead of listening."""
+        arguments = ["--port", str(port), "--bind", self._bind, "--save", ""]
         arguments += ["--protected-mode", "no", "--dir", str(self._directory)]
         self.process = await asyncio.create_subprocess_exec(
             "redis-server", *arguments, stdout=asyncio.subprocess.DEVNULL
         )
         async with asyncio.timeout(20):
-            while True:
+            while self.process.returncode is None:
                 try:
-                    async with Redis.from_url(self.url) as client:
-                        await client.ping()
-                        return
-                except OSError:
-                    await asyncio.sleep(0.05)
-                except Exception:
-                    await asyncio.sleep(0.05)
+                    async with Redis.from_url(f"redis://127.0.0.1:{port}/0") as client:
+                        if (await client.info("server"))["process_id"] == self.process.pid:
+                            return True
+                except (RedisError, OSError):
+                    pass
+                await asyncio.sleep(0.05)
+        return False
 
     async def stop(self) -> None:
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @asynccontextmanager
