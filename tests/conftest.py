@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import tempfile
 from collections.abc import Callable
 
 import uvloop
 from hypothesis import HealthCheck, settings
+
+from tests.support.pki import throwaway_ca
+
+# The system's roots for tests is one that vouches for nothing: reading some 140 for every client takes seconds of a run.
+_ROOTS = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115 - for as long as the process
+_ROOTS.write(throwaway_ca("nobody").certificate_pem)
+_ROOTS.flush()
+os.environ["SSL_CERT_FILE"] = _ROOTS.name
+os.environ.pop("SSL_CERT_DIR", None)
 
 pytest_plugins = ["tests.support.planted"]
 

@@ -41,6 +41,7 @@ class Wire:
 
     def __init__(self, federated: Federated, provider: Any) -> None:
         self._tenant = federated.tenant
+        self._tenant.control.settle()
         self._logs = contextlib.ExitStack()
         self._recorder = self._logs.enter_context(recorded_logs())
         self.requests: list[httpx2.Request] = []

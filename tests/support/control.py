@@ -127,9 +127,13 @@ class ControlThread:
         """Do something on the server's loop, and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=60)
 
+    def settle(self) -> None:
+        """Let the line of the last answer be logged: it is written right after the answer."""
+        self.run(asyncio.sleep(0))
+
     def served(self, recorder: Recorder) -> list[str]:
         """The requests in a recorded log, as `POST /v1/oauth/token 200`."""
-        self.run(asyncio.sleep(0))  # the line of the last answer is written right after the answer
+        self.settle()
         return [f"{line['method']} {line['path']} {line['status']}" for line in recorder.requests]
 
     def new_tenant(self) -> Tenant:
