@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.pki import throwaway_ca
 
-# The system's roots for tests is one that vouches for nothing: reading some 140 for every client takes seconds of a run.
+# The only root that tests trust vouches for nothing: reading the system's for every client takes seconds of a run.
 _ROOTS = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115 - for as long as the process
 _ROOTS.write(throwaway_ca("nobody").certificate_pem)
 _ROOTS.flush()
