@@ -189,7 +189,10 @@ class Exchange:
             self._upstream.resume_reading()
 
     def end_stream(self) -> None:
-        """End a standalone event stream cleanly: its client comes back and resumes elsewhere."""
+        """End an event stream cleanly: its client comes back and resumes elsewhere."""
+        if self._watch is not None and self._watch.sized:
+            self.abort()
+            return
         self._release_upstream()
         self._caller.send_end(())
         self._finish()

@@ -46,6 +46,8 @@ class AnswerWatch:
         self._loop = asyncio.get_running_loop()
         self.stream = ""
         """`get` or `post` when an event stream answers one of them."""
+        self.sized = False
+        """Whether the stream was announced with a length: ended early, it must not pass for complete."""
         self.hint: HostHint | None = None
         self._keep_alive: KeepAlive | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -56,6 +58,7 @@ class AnswerWatch:
         """The answer is an event stream. It outlives no token: its client comes back with a fresh one."""
         exchange, every = self._exchange, self._route.sse_keepalive
         self.stream = "get" if exchange.request.method == b"GET" else "post"
+        self.sized = framing is Framing.LENGTH
         exchange.count_stream(self.stream, 1)
         if expires_at is not None:
             self._expiry = self._loop.call_later(max(0.0, expires_at - time.time()), exchange.end_stream)

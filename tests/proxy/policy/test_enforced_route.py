@@ -246,6 +246,18 @@ async def test_an_event_stream_ends_cleanly_with_its_token(places: Places) -> No
     assert (answer.status, answer.body) == (200, b"data: 1\n\n")
 
 
+async def test_an_event_stream_of_known_length_does_not_pass_for_complete_when_its_token_ends(places: Places) -> None:
+    async def stream(peer: UpstreamPeer) -> None:
+        await peer.request()
+        peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 18\r\n\r\ndata: 1\n\n")
+        await peer.reader.read()
+
+    place = await places.open(stream, auth={"leeway": "30s"})
+    token = place.issuer.token(exp=int(time.time()) - 5)  # over, but within the leeway
+    with pytest.raises(EOFError):
+        await place.get(Authorization=f"Bearer {token}", Accept="text/event-stream")
+
+
 async def test_opaque_tokens_are_introspected_and_the_answer_kept_for_a_while(places: Places, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("proxy-secret")
     introspection = {"client_id": "proxy", "client_secret_file": str(tmp_path / "secret")}
