@@ -240,6 +240,7 @@ class Stack:
         key = await self._ask_operator("/admin/v1/api_keys", {"name": "dev"})
         self.api_key = SecretStr(key["key"])
         self.gateway = await self._part("gateway", gateway.serve(self._gateway_config()))
+        self.control.operations.playground.gateway_url = self.gateway.url
 
     async def _run_setup(self) -> None:
         """What a customer does: get a Tunnels API key from the operator, then run `qanat setup init`."""

@@ -26,6 +26,8 @@ REQUIREMENTS: dict[str, str] = {
     "console:light": "The first pages weigh under 100 kB together, ask nobody else and do not jump",
     "console:live": "An open page tells by itself what changed, in a real browser",
     "console:playground": "A playground lists and calls tools, and shows each hop's time",
+    "console:playground:private": "The playground keeps no argument, result or token, and its ticket is for one request",
+    "console:playground:path": "The playground takes the way of every call, and names the hop that fails",
     "console:oidc": "Single sign-on by OIDC, with roles, every sign-in in the audit trail",
     "console:oidc:refused": "A wrong state, nonce, issuer, audience, time, key or algorithm opens nothing",
     "console:oidc:down": "A provider that is down or makes no sense is named on the page, with what helps",
@@ -37,5 +39,4 @@ REQUIREMENTS: dict[str, str] = {
 }
 
 GAPS: dict[str, str] = {
-    "console:playground": "not built: the control plane has no way to call through a tunnel",
 }

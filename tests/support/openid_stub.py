@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -16,6 +14,7 @@ import httpx2
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support.http_stub import Asked, http_stub
 from tests.support.planted import remember
 
 CLIENT_ID, CLIENT_SECRET = "console", "console-client-secret"
@@ -64,6 +63,14 @@ class OpenIDStub:
         claims = {name: value for name, value in {**base, **self.claims}.items() if value is not None}
         return remember(jwt.encode(claims, self.key, "ES256", {"kid": self.kid}))
 
+    def hear(self, asked: Asked) -> tuple[int, bytes]:
+        """Note a request, and answer it."""
+        self.asked.append(f"{asked.method} {asked.path}")
+        self.authorization = asked.authorization
+        if asked.body:
+            self.forms.append(dict(parse_qsl(asked.body.decode())))
+        return self.answer(asked.path)
+
     def answer(self, path: str) -> tuple[int, bytes]:
         """Status and body for a request."""
         if self.down:
@@ -89,35 +96,8 @@ class OpenIDStub:
 def openid_stub() -> Iterator[OpenIDStub]:
     """A stub that listens until the block ends."""
     stub = OpenIDStub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def serve(self) -> None:
-            path = urlsplit(self.path).path
-            stub.asked.append(f"{self.command} {path}")
-            stub.authorization = self.headers.get("authorization", "")
-            body = self.rfile.read(int(self.headers.get("content-length", "0")))
-            if body:
-                stub.forms.append(dict(parse_qsl(body.decode())))
-            status, answer = stub.answer(path)
-            self.send_response(status)
-            self.send_header("content-length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    for method in ("GET", "POST"):
-        setattr(Handler, f"do_{method}", Handler.serve)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        stub.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield stub
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_stub(stub.hear) as stub.port:
+        yield stub
 
 
 @dataclass

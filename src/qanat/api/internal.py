@@ -8,17 +8,20 @@
 | `GET /internal/v1/watches` | gateway | `Watches`: the routes to probe |
 | `POST /internal/v1/authenticate` (`Credential`) | gateway | `Principal`, 401 when unknown or expired |
 
-Every call carries `Authorization: Bearer <service key>`. Records hold no secret: the tunnel token is present only as
-a SHA-256 of its raw secret bytes, so an edge can check tokens while the control plane is down.
+The other way round, the console asks a gateway: `POST /internal/v1/playground` (`Trial`), answered by `TrialOutcome`;
+its bearer is a ticket that the control plane made for this one request, and knows again at `authenticate`.
+
+Every other call carries `Authorization: Bearer <service key>`. Records hold no secret: the tunnel token is present only
+as a SHA-256 of its raw secret bytes, so an edge can check tokens while the control plane is down.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from qanat.ids import OrganizationID, TunnelID, WorkspaceID
 
@@ -67,6 +70,7 @@ class Event(Message):
         "client_refused",
         "tunnel_first_use",
         "connectors_snapshot",
+        "node_alive",
         "traffic",
         "call",
         "canary",
@@ -114,5 +118,47 @@ class Principal(Message):
     scopes: frozenset[str]
     subject: str
     """An id for logs and audit: `svac_…`, `apikey_…` or `user_…`."""
-    kind: Literal["access_token", "api_key", "tunnels_api_key", "session", "bootstrap"]
+    kind: Literal["access_token", "api_key", "tunnels_api_key", "session", "bootstrap", "playground"]
     expires_at: datetime | None = None
+
+
+class Trial(Message):
+    """What a person at the console wants of an MCP server behind a tunnel: its tools, and perhaps a call of one."""
+
+    url: str = Field(max_length=1024)
+    tool: str | None = Field(default=None, min_length=1, max_length=256)
+    """None: only list."""
+    arguments: dict[str, Any] = {}
+    authorization_token: SecretStr | None = None
+    """For the MCP server, for as long as this takes."""
+
+
+class OfferedTool(Message):
+    """A tool as its server lists it."""
+
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any] = {}
+
+
+class Stretch(Message):
+    """A part of the way, and what it took."""
+
+    hop: Literal["edge", "connector", "proxy", "upstream"]
+    what: Literal["connect", "tunnel", "inner_tls", "initialize", "tools/list", "tools/call"]
+    ms: float
+
+
+class TrialOutcome(Message):
+    """How it went. `error` and `hop` are set when the server could not be reached or used."""
+
+    tools: tuple[OfferedTool, ...] = ()
+    left_out: int = 0
+    """Tools there was no room for."""
+    result: tuple[str, ...] | None = None
+    """What the call returned, as texts; None when there was no call."""
+    is_error: bool = False
+    """Whether the tool called its result an error."""
+    times: tuple[Stretch, ...] = ()
+    hop: str | None = None
+    error: str | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,6 +27,9 @@ from qanat.net.websocket import WebSocketClient
 from qanat.pki.judge import judge_server_certificate
 from qanat.pki.material import CertificateRefused
 
+Told = Callable[[str], None]
+"""Hears of each stretch of the way once it is behind: `edge` (TCP and outer TLS), `connector` (through the tunnel to
+the proxy and back), `proxy` (inner TLS)."""
 EDGE_SILENCE = 8
 """Seconds without a sign of life from the edge after which a session counts as broken."""
 
@@ -64,23 +67,36 @@ def inner_context() -> ssl.SSLContext:
     return context
 
 
-async def dial(edge: Edge, host: str, anchors: Sequence[x509.Certificate], timeout: float) -> TunnelStream:
+def unheard(_: str) -> None:
+    """Nobody listens."""
+
+
+async def dial(
+    edge: Edge, host: str, anchors: Sequence[x509.Certificate], timeout: float, told: Told = unheard
+) -> TunnelStream:
     """A byte stream to the server `host`, inside inner TLS. Raises `TunnelFailed` within `timeout` seconds."""
     stream = TunnelStream()
-    await dial_transport(edge, host, anchors, timeout, stream.receiver)
+    await dial_transport(edge, host, anchors, timeout, stream.receiver, told)
     return stream
 
 
 async def dial_transport(
-    edge: Edge, host: str, anchors: Sequence[x509.Certificate], timeout: float, above: asyncio.Protocol
+    edge: Edge,
+    host: str,
+    anchors: Sequence[x509.Certificate],
+    timeout: float,
+    above: asyncio.Protocol,
+    told: Told = unheard,
 ) -> asyncio.Transport:
     """The same, pushed: `above` has had `connection_made` with the transport when this returns."""
     if not anchors:
         raise TunnelFailed("no_trusted_certificate", "proxy", "no CA certificate is registered on the tunnel")
     try:
         async with asyncio.timeout(timeout):
-            websocket = await _dial_websocket(edge, host, timeout)
-            return await _start_inner(websocket, host, anchors, timeout, above)
+            websocket = await _dial_websocket(edge, host, timeout, told)
+            transport = await _start_inner(websocket, host, anchors, timeout, above)
+            told("proxy")
+            return transport
     except TimeoutError:
         raise TunnelFailed("connect_timeout", "edge", "connecting took too long", may_retry=True) from None
 
@@ -89,7 +105,7 @@ async def ask_edge(edge: Edge, host: str, timeout: float) -> None:
     """The first half of a dial, up to the edge's answer. Raises `TunnelFailed`."""
     try:
         async with asyncio.timeout(timeout):
-            websocket = await _dial_websocket(edge, host, timeout)
+            websocket = await _dial_websocket(edge, host, timeout, unheard)
     except TimeoutError:
         raise TunnelFailed("connect_timeout", "edge", "connecting took too long", may_retry=True) from None
     websocket.abort()
@@ -101,7 +117,7 @@ def tunnel_domain(host: str) -> str:
     return host.partition(".")[2]
 
 
-async def _dial_websocket(edge: Edge, host: str, timeout: float) -> WebSocketClient:
+async def _dial_websocket(edge: Edge, host: str, timeout: float, told: Told) -> WebSocketClient:
     upgrade = _Upgrade(host)
     try:
         outer = await dial_tls(edge.host, edge.port, upgrade, edge.context, tunnel_domain(host), timeout=timeout)
@@ -112,11 +128,14 @@ async def _dial_websocket(edge: Edge, host: str, timeout: float) -> WebSocketCli
         hop = "client" if isinstance(error, TLSFailed) and error.by_peer else "edge"
         raise TunnelFailed("outer_tls_failed", hop, f"outer {error}") from error
     notice_silence(outer, EDGE_SILENCE)
+    told("edge")
     try:
-        return await upgrade.websocket
+        websocket = await upgrade.websocket
     except BaseException:
         outer.abort()
         raise
+    told("connector")
+    return websocket
 
 
 async def _start_inner(

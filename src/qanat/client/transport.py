@@ -15,7 +15,7 @@ import httpcore2
 import httpx2
 from cryptography import x509
 
-from qanat.client.dial import Edge, dial, inner_context, outer_context
+from qanat.client.dial import Edge, Told, dial, inner_context, outer_context, unheard
 from qanat.client.errors import TunnelFailed
 from qanat.pki.material import load_certificates
 
@@ -27,8 +27,8 @@ CONNECT_TIMEOUT = 10.0
 class TunnelBackend(httpcore2.AsyncNetworkBackend):
     """Connects by dialling through the edge."""
 
-    def __init__(self, edge: Edge, anchors: Anchors) -> None:
-        self._edge, self._anchors = edge, anchors
+    def __init__(self, edge: Edge, anchors: Anchors, told: Told = unheard) -> None:
+        self._edge, self._anchors, self._told = edge, anchors, told
 
     async def connect_tcp(
         self,
@@ -40,14 +40,23 @@ class TunnelBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         if port != 443:
             raise TunnelFailed("unknown_host", "client", "servers behind a tunnel answer on port 443 only")
-        return await dial(self._edge, host, await self._anchors(host), timeout or CONNECT_TIMEOUT)
+        return await dial(self._edge, host, await self._anchors(host), timeout or CONNECT_TIMEOUT, self._told)
 
 
 class TunnelTransport(httpx2.AsyncHTTPTransport):
-    """Give it to `httpx2.AsyncClient(transport=…)`; every request then goes through the edge."""
+    """Give it to `httpx2.AsyncClient(transport=…)`; every request then goes through the edge.
+
+    `told` hears of the stretches of each new session.
+    """
 
     def __init__(
-        self, edge: Edge, anchors: Anchors, *, max_connections: int = 256, keepalive_expiry: float = 60.0
+        self,
+        edge: Edge,
+        anchors: Anchors,
+        *,
+        max_connections: int = 256,
+        keepalive_expiry: float = 60.0,
+        told: Told = unheard,
     ) -> None:
         unused = inner_context()  # the backend brings TLS of its own; this spares loading the system's roots
         super().__init__(verify=unused, trust_env=False)
@@ -56,7 +65,7 @@ class TunnelTransport(httpx2.AsyncHTTPTransport):
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
             keepalive_expiry=keepalive_expiry,
-            network_backend=TunnelBackend(edge, anchors),
+            network_backend=TunnelBackend(edge, anchors, told),
         )
 
 

@@ -53,16 +53,27 @@ class Gatekeeper:
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
     async def admit(self, headers: Mapping[str, str], now: float) -> Caller:
-        """The caller behind a request. Raises `APIError` (401, 403, 500)."""
+        """The caller of the Messages API behind a request. Raises `APIError` (401, 403, 500)."""
+        principal = await self._principal(headers, now)
+        if principal.kind not in ("api_key", "access_token") or not principal.scopes & SCOPES:
+            raise APIError(403, "This credential may not use the Messages API")
+        return Caller(principal)
+
+    async def admit_console(self, headers: Mapping[str, str], now: float) -> Caller:
+        """The person at the console behind a request, by their ticket. Raises `APIError` (401, 403, 500)."""
+        principal = await self._principal(headers, now)
+        if principal.kind != "playground":
+            raise APIError(403, "This is for the console")
+        return Caller(principal)
+
+    async def _principal(self, headers: Mapping[str, str], now: float) -> Principal:
         credential = credential_of(headers)
         if credential is None:
             raise APIError(401, "x-api-key or authorization header is required")
         principal = await self._identify(credential, headers.get("anthropic-workspace-id"), now)
         if principal is None:
             raise APIError(401, "invalid x-api-key" if "x-api-key" in headers else "invalid bearer token")
-        if principal.kind not in ("api_key", "access_token") or not principal.scopes & SCOPES:
-            raise APIError(403, "This credential may not use the Messages API")
-        return Caller(principal)
+        return principal
 
     async def _identify(self, credential: str, workspace: str | None, now: float) -> Principal | None:
         key = hashlib.sha256(f"{workspace or ''}\n{credential}".encode()).digest()

@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from qanat.api.internal import Trial
+from qanat.config import describe
 from qanat.gateway.access import Caller, Gatekeeper
 from qanat.gateway.answer import Answering
 from qanat.gateway.errors import APIError, internal, invalid, not_found
 from qanat.gateway.exchange import MessageExchange
 from qanat.gateway.oauth.routes import VaultEndpoints
+from qanat.gateway.playground import MAX_BODY, Playground
 from qanat.ids import make_id
 from qanat.log import get_logger
 
 log = get_logger("qanat.gateway")
 Handler = Callable[[Request, Caller, "Reply"], Awaitable[Any]]
+Admit = Callable[[Mapping[str, str], float], Awaitable[Caller]]
 
 
 class Reply:
@@ -47,11 +52,14 @@ class GatewayApp:
     def __init__(self, answering: Answering, gatekeeper: Gatekeeper) -> None:
         self._answering, self._gatekeeper = answering, gatekeeper
         self._metrics = answering.metrics
+        self._playground = Playground(answering.reach, answering.config.limits, answering.events)
+        admit = gatekeeper.admit_console
         routes = [
             Route("/v1/messages", self._endpoint("messages", self._messages), methods=["POST"]),
             Route("/v1/messages/count_tokens", self._endpoint("count_tokens", self._count_tokens), methods=["POST"]),
             Route("/v1/models", self._endpoint("models", self._list_models), methods=["GET"]),
             Route("/v1/models/{model:path}", self._endpoint("models", self._get_model), methods=["GET"]),
+            Route("/internal/v1/playground", self._endpoint("playground", self._try, admit), methods=["POST"]),
             Route("/healthz", self._health, methods=["GET"]),
         ]
         if answering.vaults is not None:
@@ -63,13 +71,14 @@ class GatewayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
-    def _endpoint(self, name: str, handler: Handler) -> Callable[[Request], Awaitable[Any]]:
+    def _endpoint(self, name: str, handler: Handler, admit: Admit | None = None) -> Callable[[Request], Awaitable[Any]]:
         """The handler behind authentication, with every failure in the API's form."""
+        admit = admit or self._gatekeeper.admit
 
         async def respond(request: Request) -> Any:
             reply = Reply(name)
             try:
-                caller = await self._gatekeeper.admit(request.headers, asyncio.get_running_loop().time())
+                caller = await admit(request.headers, asyncio.get_running_loop().time())
                 reply.identify(caller)
                 return await handler(request, caller, reply)
             except APIError as error:
@@ -104,6 +113,15 @@ class GatewayApp:
     async def _get_model(self, request: Request, caller: Caller, reply: Reply) -> Response:
         return self._send(reply, self._answering.models.info(request.path_params["model"]))
 
+    async def _try(self, request: Request, caller: Caller, reply: Reply) -> Response:
+        body = await self._read_json(request, MAX_BODY)
+        try:
+            trial = Trial.model_validate(body)
+        except ValidationError as error:
+            raise invalid(describe(error.errors(include_url=False, include_input=False)[0])) from None
+        outcome = await self._playground.run(trial, caller)
+        return self._send(reply, outcome.model_dump(mode="json"))
+
     def _vault_routes(self) -> list[Route]:
         base = "/v1/vaults/{vault}"
         return [
@@ -137,9 +155,9 @@ class GatewayApp:
             return self._refuse(reply, APIError(405, "Method not allowed"))
         return self._refuse(reply, not_found("Not found"))
 
-    async def _read_json(self, request: Request) -> Any:
+    async def _read_json(self, request: Request, limit: int | None = None) -> Any:
         """The body. Raises `APIError` (413, 400)."""
-        limit = self._answering.config.limits.body_bytes
+        limit = limit or self._answering.config.limits.body_bytes
         too_large = APIError(413, f"Request exceeds the maximum size of {limit} bytes")
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:

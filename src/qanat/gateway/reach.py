@@ -159,6 +159,11 @@ class Reach:
         domain = self.tunnel_domain(host)
         return domain is not None and not isinstance(await self._find(caller.scope, domain), str)
 
+    async def find(self, caller: Caller, host: str) -> TunnelRecord | str:
+        """The tunnel that a host is behind, or why this caller may not use it."""
+        domain = self.tunnel_domain(host)
+        return "that host is behind no tunnel" if domain is None else await self._find(caller.scope, domain)
+
     async def _find(self, scope: tuple[str, str], domain: str) -> TunnelRecord | str:
         """The record of a tunnel that may be used, or why it may not."""
         try:

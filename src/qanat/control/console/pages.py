@@ -39,6 +39,7 @@ MESSAGES = {
 
 NAVIGATION = (
     ("/tunnels", "MCP tunnels"),
+    ("/playground", "Playground"),
     ("/identity", "Workload identity"),
     ("/keys", "API keys"),
     ("/audit", "Audit trail"),

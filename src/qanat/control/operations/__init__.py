@@ -9,6 +9,7 @@ from qanat.control.fetching import Fetcher
 from qanat.control.operations.authentication import Authentication
 from qanat.control.operations.certificates import Certificates
 from qanat.control.operations.changes import DataPlane
+from qanat.control.operations.connectors import Connectors
 from qanat.control.operations.console_sessions import ConsoleSessions
 from qanat.control.operations.context import Context
 from qanat.control.operations.events import Events
@@ -18,6 +19,7 @@ from qanat.control.operations.housekeeping import Housekeeping
 from qanat.control.operations.issuers import Issuers
 from qanat.control.operations.key_sets import KeySets
 from qanat.control.operations.keys import Keys
+from qanat.control.operations.playground import Playgrounds
 from qanat.control.operations.rules import Rules
 from qanat.control.operations.service_accounts import ServiceAccounts
 from qanat.control.operations.single_sign_on import SingleSignOns
@@ -42,12 +44,14 @@ class Operations:
     exchange: Exchange
     history: History
     data_plane: DataPlane
+    connectors: Connectors
     events: Events
     housekeeping: Housekeeping
     conditions: Conditions
     console_sessions: ConsoleSessions
     single_sign_on: SingleSignOns
     watches: WatchedRoutes
+    playground: Playgrounds
 
     async def close(self) -> None:
         await self.conditions.close()
@@ -60,7 +64,7 @@ def make_operations(context: Context) -> Operations:
     key_sets = KeySets(context, fetcher)
     data_plane = DataPlane(context)
     authentication = Authentication(context)
-    watches = WatchedRoutes(context)
+    watches, connectors = WatchedRoutes(context), Connectors(context)
     sessions = ConsoleSessions(context, authentication)
     return Operations(
         context=context,
@@ -75,10 +79,12 @@ def make_operations(context: Context) -> Operations:
         exchange=Exchange(context, key_sets, conditions),
         history=History(context),
         data_plane=data_plane,
-        events=Events(context, watches),
+        connectors=connectors,
+        events=Events(context, watches, connectors),
         housekeeping=Housekeeping(context, key_sets, data_plane),
         conditions=conditions,
         console_sessions=sessions,
         single_sign_on=SingleSignOns(context, sessions),
         watches=watches,
+        playground=Playgrounds(context),
     )

@@ -27,15 +27,18 @@ DEVELOPER = "workspace:developer"
 INFERENCE = "workspace:inference"
 ORG_ADMIN = "org:admin"
 ORG_MANAGE_TUNNELS = "org:manage_tunnels"
+PLAYGROUND = "console:playground"
+"""What a ticket of the console's playground is good for, and nobody else can have."""
 SCOPES = frozenset({MANAGE_TUNNELS, DEVELOPER, INFERENCE, ORG_ADMIN, ORG_MANAGE_TUNNELS})
 OPERATOR_KINDS = ("bootstrap", "session", "local")
 MAX_CREDENTIAL = 4096
-Kind = Literal["access_token", "tunnels_api_key", "bootstrap", "session", "api_key", "admin_key"]
+Kind = Literal["access_token", "tunnels_api_key", "bootstrap", "session", "api_key", "admin_key", "playground"]
 _TOKEN_KINDS: dict[str, Kind] = {
     "access_token": "access_token",
     "tunnels_api_key": "tunnels_api_key",
     "bootstrap": "bootstrap",
     "session": "session",
+    "playground": "playground",
 }
 
 
