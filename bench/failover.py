@@ -1,11 +1,12 @@
-"""What a killed node and a rolling restart cost: `python -m bench.failover` writes `bench/results/<date>-failover.md`.
+"""What a killed node, a rolling restart and a control plane that was away cost.
 
-Three edge nodes with a Redis, a connector with four connections, and twenty callers that make 200 calls a second in
+`python -m bench.failover` writes `bench/results/<date>-failover.md`. Three edge nodes with a Redis, a connector with four connections, and twenty callers that make 200 calls a second in
 all; a call is 64 bytes through the tunnel and back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import platform
@@ -15,7 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
-from tests.support.edge import OperatorFiles
+from tests.edge.test_fail_static import rotate as rotated
+from tests.edge.test_fail_static import until_refused
+from tests.support.edge import DictDirectory, EchoProxy, OperatorFiles, connect, make_tunnel, running_edge
 from tests.support.edge_field import field_of_three
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,6 +52,25 @@ async def restart(folder: Path, files: OperatorFiles) -> list[str]:
         ]
 
 
+async def rotate(folder: Path, files: OperatorFiles) -> list[str]:
+    """A token is rotated while the control plane cannot be reached, which then comes back."""
+    directory = DictDirectory()
+    tunnel = directory.add(make_tunnel())
+    lines = []
+    async with running_edge(files, directory) as edge:
+        for seconds in (1, 10):
+            await connect(edge.connector_address, files, tunnel.token, EchoProxy(), index=1)
+            await directory.stop()
+            await asyncio.sleep(seconds)
+            tunnel, old = rotated(tunnel)
+            await directory.change(tunnel.record)
+            directory.up, back = True, asyncio.get_running_loop().time()
+            await until_refused(edge, files, old)
+            passed = asyncio.get_running_loop().time() - back
+            lines.append(f"away for {seconds} s: the old token was refused {passed * 1000:.0f} ms after the return")
+    return lines
+
+
 def gap(moments: Sequence[float], after: float) -> float:
     """The longest time between two neighbours after a moment."""
     later = [after, *sorted(moment for moment in moments if moment > after)]
@@ -59,7 +81,11 @@ async def measure(root: Path) -> str:
     """Both, as Markdown."""
     files = OperatorFiles(root / "operator")
     lines = [f"# Failover, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"]
-    for title, work in (("One of three nodes killed", kill), ("Three nodes restarted in turn", restart)):
+    for title, work in (
+        ("One of three nodes killed", kill),
+        ("Three nodes restarted in turn", restart),
+        ("A token rotated while the control plane was away", rotate),
+    ):
         folder = root / work.__name__
         folder.mkdir()
         lines += ["", f"## {title}", "", *(f"- {line}" for line in await work(folder, files))]

@@ -20,14 +20,18 @@ async def scene(files: OperatorFiles, tmp_path: Path) -> AsyncIterator[Field]:
         yield scene
 
 
-@requirement("edge:kill")
+@requirement("edge:kill", "edge:spread")
 async def test_a_node_killed_under_load_costs_only_what_was_in_flight(scene: Field) -> None:
-    assert len(set(scene.nodes_of_connections())) >= 2
+    before = scene.nodes_of_connections()
+    assert len(set(before)) >= 2
+    lost_connections = before.count("node-1")
     killed = await scene.kill_one(before=200, after=400)
     load = scene.load
     assert len(load.lost) <= load.callers, "at most one call of each session was under way"
     assert all(moment >= killed for moment, _ in load.lost)
     assert all(reason for _, reason in load.lost), "each says how its session ended"
+    await scene.connected(4 + lost_connections)
+    assert len(set(scene.nodes_of_connections())) == 2, "the two that are left share what was lost"
 
 
 @requirement("edge:rolling-restart")
