@@ -50,7 +50,8 @@ def test_connectors_come_and_go(tenant: Tenant) -> None:
     assert [event["kind"] for event in page["data"] + rest["data"]] == ["connector_lost"] + ["connector_registered"] * 3
     assert len(page["data"][0]["fields"]["reason"]) <= 1024
     assert refused.status_code == 404
-    assert tenant.control.run(tenant.control.operations.events.connected([tunnel, "other"])) == {tunnel: 1}
+    found = tenant.control.run(tenant.control.operations.connectors.of_tunnels([tunnel, "other"]))
+    assert [(id, [each.conn_index for each in connections]) for id, connections in found.items()] == [(tunnel, [1])]
 
 
 def test_a_connector_nobody_speaks_of_is_gone(start_control: Callable[..., ControlThread]) -> None:
@@ -68,6 +69,55 @@ def test_a_connector_nobody_speaks_of_is_gone(start_control: Callable[..., Contr
     tenant.control.run(tenant.control.operations.housekeeping.prune())
     with tenant.as_operator() as http:
         assert ok(http.get("/admin/v1/events"))["data"] == []
+
+
+def silent(tenant: Tenant, tunnel: str) -> list[tuple[str, bool]]:
+    """The node of each connection, and whether the node is silent."""
+    with tenant.as_operator() as http:
+        found = ok(http.get(f"/admin/v1/tunnels/{tunnel}/connectors"))["data"]
+    return [(item["node"], item["silent_since"] is not None) for item in found]
+
+
+@requirement("edge:lease")
+def test_a_node_that_falls_silent_is_told_within_seconds(start_control: Callable[..., ControlThread]) -> None:
+    clock = SteppedClock()
+    tenant = start_control(clock=clock).new_tenant()
+    tunnel = new_tunnel(tenant)
+    alive = {"kind": "node_alive", "tunnel_id": None, "fields": {"instance": "a"}}
+    tell(tenant, tunnel, alive, connection("connector_registered", 0, instance="a"))
+    tell(
+        tenant,
+        tunnel,
+        alive | {"node": "edge-2"},
+        connection("connector_registered", 1, instance="a") | {"node": "edge-2"},
+    )
+    clock.advance(seconds=5)
+    tell(tenant, tunnel, alive)
+    clock.advance(seconds=5)
+    assert silent(tenant, tunnel) == [("edge-1", False), ("edge-2", True)]
+    tell(tenant, tunnel, alive | {"node": "edge-2"})
+    assert silent(tenant, tunnel) == [("edge-1", False), ("edge-2", False)]
+    clock.advance(minutes=6)
+    assert silent(tenant, tunnel) == []
+    with tenant.as_operator() as http:
+        assert {event["kind"] for event in ok(http.get("/admin/v1/events"))["data"]} == {"connector_registered"}
+
+
+@requirement("edge:lease")
+def test_connections_of_a_killed_node_do_not_live_on_in_the_one_that_replaced_it(
+    start_control: Callable[..., ControlThread],
+) -> None:
+    clock = SteppedClock()
+    tenant = start_control(clock=clock).new_tenant()
+    tunnel = new_tunnel(tenant)
+    before, after = ({"kind": "node_alive", "tunnel_id": None, "fields": {"instance": name}} for name in "ab")
+    tell(tenant, tunnel, before, connection("connector_registered", 0, instance="a"))
+    clock.advance(seconds=7)
+    assert silent(tenant, tunnel) == [("edge-1", True)]
+    tell(tenant, tunnel, after, {"kind": "connectors_snapshot"})
+    assert silent(tenant, tunnel) == []
+    tell(tenant, tunnel, after, connection("connector_registered", 0, instance="b"))
+    assert silent(tenant, tunnel) == [("edge-1", False)]
 
 
 def test_calls_come_from_gateways_and_bytes_from_edges(tenant: Tenant) -> None:

@@ -282,6 +282,8 @@ class Connector(Noun):
     conn_index: int
     connected_at: Timestamp
     seen_at: Timestamp
+    silent_since: Timestamp | None = None
+    """When the edge node was last heard of, if that is too long ago to vouch for the connection."""
     fields: dict[str, object]
 
 

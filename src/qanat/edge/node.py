@@ -58,6 +58,7 @@ class NodeRegistrar:
             self._tunnels.get(request.tunnel_uuid),
             connection_id=str(connection.registered.connection_id),
             replaced=old is not None,
+            instance=self._events.instance,
             **describe(request),
         )
         if old is not None:

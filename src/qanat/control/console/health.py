@@ -46,7 +46,11 @@ class Health:
 
 
 def judge(
-    tunnel: Tunnel, certificates: list[Certificate], connections: int, routes: list[WatchedRoute], now: datetime
+    tunnel: Tunnel,
+    certificates: list[Certificate],
+    connectors: list[Connector],
+    routes: list[WatchedRoute],
+    now: datetime,
 ) -> Verdict:
     """Pure: what the facts amount to. The worst of the watched routes counts."""
     if tunnel.archived_at is not None:
@@ -55,11 +59,29 @@ def judge(
         return Verdict("No certificate", "warn", "Gateway: refuses calls, because no CA certificate is registered.")
     if not count_trusted(certificates, now):
         return Verdict("Expired", "bad", "Gateway: refuses calls, because every registered CA certificate has expired.")
-    if not connections:
+    if not connectors:
         return Verdict("Not connected", "bad", "Connector: none is connected to any edge.")
-    return _judge_routes(routes) or Verdict(
-        "Connected", "good", f"{connections} connection{'s' if connections > 1 else ''} to the edge."
-    )
+    return _judge_path(connectors, routes)
+
+
+def _judge_path(connectors: list[Connector], routes: list[WatchedRoute]) -> Verdict:
+    found = _judge_routes(routes)
+    live = sum(connector.silent_since is None for connector in connectors)
+    silent = _silent_nodes(connectors)
+    if found is not None and found.word == "Down":
+        return found
+    if not live and not (routes and found is None):
+        return Verdict("Silent", "bad", f"Edge: {silent}, and the tunnel has no other connection.")
+    if found is not None:
+        return found
+    holds = f"{live} connection{'' if live == 1 else 's'} to the edge."
+    return Verdict("Connected", "good", f"{holds} But {silent}." if silent else holds)
+
+
+def _silent_nodes(connectors: list[Connector]) -> str:
+    """The nodes that hold connections and are not heard of, as words."""
+    since = {each.node: each.silent_since for each in connectors if each.silent_since is not None}
+    return " and ".join(f"nothing is heard of node {node} since {time:%H:%M:%S} UTC" for node, time in since.items())
 
 
 def count_trusted(certificates: list[Certificate], now: datetime) -> int:
@@ -85,12 +107,12 @@ async def look(visit: Visit, tunnel_id: str) -> Health:
     routes = (await operations.watches.of_tunnels([tunnel_id])).get(tunnel_id, [])
     tunnel = await operations.tunnels.retrieve(actor, tunnel_id)
     certificates = (await operations.certificates.list_page(actor, tunnel_id, LIVE_CERTIFICATES)).data
-    connectors = await operations.events.connectors(actor, tunnel_id)
+    connectors = await operations.connectors.of_tunnel(actor, tunnel_id)
     until = now.replace(second=0, microsecond=0) + STEP
     traffic = await operations.events.traffic(actor, tunnel_id, until - STEPS * STEP, until, STEP)
     calls = await operations.events.list_page(actor, LAST_CALLS, tunnel_id=tunnel_id, kinds=("call",))
     return Health(
-        tunnel, judge(tunnel, certificates, len(connectors), routes, now), connectors, certificates,
+        tunnel, judge(tunnel, certificates, connectors, routes, now), connectors, certificates,
         count_trusted(certificates, now), routes, calls.data, _plots(traffic, until),
     )  # fmt: skip
 

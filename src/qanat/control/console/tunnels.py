@@ -53,12 +53,12 @@ async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
     """What is true of each tunnel of the list."""
     operations, now = visit.operations, visit.operations.context.now()
     ids = [tunnel.id for tunnel in tunnels]
-    connected, watched = await operations.events.connected(ids), await operations.watches.of_tunnels(ids)
+    connected, watched = await operations.connectors.of_tunnels(ids), await operations.watches.of_tunnels(ids)
     verdicts = {}
     for tunnel in tunnels:
         certificates = await operations.certificates.list_page(visit.actor, tunnel.id, LIVE_CERTIFICATES)
         routes = watched.get(tunnel.id, [])
-        verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, 0), routes, now)
+        verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, []), routes, now)
     return verdicts
 
 

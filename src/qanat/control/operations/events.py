@@ -1,7 +1,7 @@
 """What edges and gateways tell: connectors come and go, traffic, calls. Kept for the console, not for ever.
 
-Connectors are a table of what is there now; traffic and calls are summed per tunnel and minute; every event but bare
-traffic is kept. Bytes are summed from what edges tell and nothing else: a gateway's calls are among them.
+Traffic and calls are summed per tunnel and minute; every event but bare traffic is kept. Bytes are summed from what
+edges tell and nothing else: a gateway's calls are among them.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, delete, select, update
+from sqlalchemy import case, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from qanat.api.internal import Event, EventBatch
-from qanat.control.nouns import Connector, OperatorEvent, Page, TrafficPoint
+from qanat.control.nouns import OperatorEvent, Page, TrafficPoint
+from qanat.control.operations.connectors import Connectors, short
 from qanat.control.operations.context import Actor, Context
 from qanat.control.operations.first_times import FirstTimes, announce
 from qanat.control.operations.history import cursor_after, read_cursor_number
 from qanat.control.operations.pages import PageRequest
 from qanat.control.operations.tunnels import find_tunnel
 from qanat.control.operations.watches import WatchedRoutes
-from qanat.control.store.tables import ConnectorRow, EventRow, TrafficRow, TunnelRow
+from qanat.control.store.tables import EventRow, TrafficRow, TunnelRow
 
-STALE = timedelta(minutes=5)
-"""A connector is gone when its edge, which tells every minute, has not spoken of it for so long."""
-MAX_TEXT = 1024
-NOT_KEPT = ("traffic", "canary")
-"""Traffic is summed; of probes only what changed is kept, which their own table knows."""
+NOT_KEPT = ("traffic", "canary", "node_alive")
+"""Traffic is summed, a node's life is a lease; of probes only what changed is kept, which their own table knows."""
 SUMS = ("calls", "errors", "bytes_in", "bytes_out", "duration_ms", "streams_opened")
 PEAKS = ("slowest_ms", "streams_open")
 MOVED = ("bytes_in", "bytes_out", "streams_opened")
@@ -40,8 +38,8 @@ _Key = tuple[str, datetime]
 class Events:
     """The event store."""
 
-    def __init__(self, context: Context, watches: WatchedRoutes) -> None:
-        self._context, self._watches = context, watches
+    def __init__(self, context: Context, watches: WatchedRoutes, connectors: Connectors) -> None:
+        self._context, self._watches, self._connectors = context, watches, connectors
         self._first_times = FirstTimes(context)
 
     async def record(self, batch: EventBatch) -> Counter[str]:
@@ -50,50 +48,10 @@ class Events:
             events = await self._first_times.judge(session, batch.events)
             session.add_all(_row(event) for event in events if event.kind not in NOT_KEPT)
             for event in events:
-                await self._track_connector(session, event)
+                await self._connectors.hear(session, event)
                 await self._watches.hear(session, event)
             await _add_traffic(session, events)
         return announce(events)
-
-    async def _track_connector(self, session: AsyncSession, event: Event) -> None:
-        if event.tunnel_id is None:
-            return
-        here = (ConnectorRow.tunnel_id == event.tunnel_id, ConnectorRow.node == event.node[:128])
-        if event.kind == "connectors_snapshot":
-            await session.execute(update(ConnectorRow).where(*here).values(seen_at=self._context.now()))
-        elif event.kind in ("connector_registered", "connector_lost"):
-            connector_id, index = _connection_of(event)
-            this = (*here, ConnectorRow.connector_id == connector_id, ConnectorRow.conn_index == index)
-            await session.execute(delete(ConnectorRow).where(*this))
-            if event.kind == "connector_registered":
-                session.add(
-                    ConnectorRow(
-                        tunnel_id=event.tunnel_id,
-                        node=event.node[:128],
-                        connector_id=connector_id,
-                        conn_index=index,
-                        connected_at=event.time,
-                        seen_at=self._context.now(),
-                        fields=_short(event.fields),
-                    )
-                )
-            await session.flush()
-
-    async def connectors(self, actor: Actor, tunnel_id: str) -> list[Connector]:
-        """The connections connectors have to edges now, oldest first."""
-        fresh = ConnectorRow.seen_at > self._context.now() - STALE
-        query = select(ConnectorRow).where(ConnectorRow.tunnel_id == tunnel_id, fresh)
-        async with self._context.database.read() as session:
-            await find_tunnel(session, actor, tunnel_id)
-            rows = (await session.scalars(query.order_by(ConnectorRow.connected_at))).all()
-        return [Connector.model_validate({name: getattr(row, name) for name in Connector.model_fields}) for row in rows]
-
-    async def connected(self, tunnel_ids: Sequence[str]) -> dict[str, int]:
-        """How many connections each of these tunnels has now; those without are left out."""
-        fresh = ConnectorRow.seen_at > self._context.now() - STALE
-        query = select(ConnectorRow.tunnel_id).where(ConnectorRow.tunnel_id.in_(tunnel_ids), fresh)
-        async with self._context.database.read() as session:
-            return dict(Counter((await session.scalars(query)).all()))
 
     async def traffic(
         self, actor: Actor, tunnel_id: str, since: datetime, until: datetime, step: timedelta = timedelta(minutes=1)
@@ -142,21 +100,8 @@ def _row(event: Event) -> EventRow:
         kind=event.kind,
         node=event.node[:128],
         tunnel_id=None if event.tunnel_id is None else event.tunnel_id[:128],
-        fields=_short(event.fields),
+        fields=short(event.fields),
     )
-
-
-def _short(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields a database can hold: text cut, and without the one character PostgreSQL refuses."""
-    return {
-        name[:64].replace("\0", ""): value[:MAX_TEXT].replace("\0", "") if isinstance(value, str) else value
-        for name, value in list(fields.items())[:64]
-    }
-
-
-def _connection_of(event: Event) -> tuple[str, int]:
-    index = event.fields.get("conn_index")
-    return str(event.fields.get("connector_id", ""))[:64], index if isinstance(index, int) else 0
 
 
 async def _add_traffic(session: AsyncSession, events: Sequence[Event]) -> None:

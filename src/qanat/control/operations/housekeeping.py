@@ -16,6 +16,7 @@ from qanat.control.store.tables import (
     AccessTokenRow,
     AuthenticationEventRow,
     ConnectorRow,
+    EdgeNodeRow,
     EventRow,
     FirstTimeRow,
     TrafficRow,
@@ -71,5 +72,6 @@ class Housekeeping:
                     FirstTimeRow.what != USE, FirstTimeRow.seen_at < now - config.history_retention
                 ),
                 delete(ConnectorRow).where(ConnectorRow.seen_at < now - CONNECTORS_KEPT),
+                delete(EdgeNodeRow).where(EdgeNodeRow.seen_at < now - CONNECTORS_KEPT),
             ):
                 await session.execute(statement)

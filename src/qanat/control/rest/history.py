@@ -49,7 +49,7 @@ async def list_events(
 
 @router.get("/tunnels/{tunnel_id}/connectors")
 async def list_connectors(tunnel_id: str, actor: Operator, operations: Ops) -> Page[Connector]:
-    return Page(data=await operations.events.connectors(actor, tunnel_id), next_page=None)
+    return Page(data=await operations.connectors.of_tunnel(actor, tunnel_id), next_page=None)
 
 
 @router.get("/tunnels/{tunnel_id}/traffic")

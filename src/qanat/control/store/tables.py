@@ -335,6 +335,15 @@ class ConnectorRow(Table):
     fields: Mapped[dict[str, Any]]
 
 
+class EdgeNodeRow(Table):
+    """A start of an edge node, and when it was last heard of."""
+
+    __tablename__ = "edge_nodes"
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    seen_at: Mapped[datetime]
+
+
 class EventRow(Table):
     """Something an edge or a gateway told, as it came."""
 
