@@ -198,6 +198,16 @@ async def test_a_slow_reader_stops_the_writer_and_then_gets_everything(
     await session.client.wait_for("resumed")
 
 
+async def test_a_writer_hears_within_its_turn_that_it_is_too_much(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    session = await Session(client_context, server_context).ready()
+    for _ in range(2 * HIGH_WATER // 65536):  # as a socket does that has megabytes to read
+        session.client.transport.write(bytes(65536))
+    assert "paused" in session.client.heard
+    assert len(await session.server.wait_for_bytes(2 * HIGH_WATER)) == 2 * HIGH_WATER
+
+
 async def test_a_pause_in_the_middle_of_what_has_arrived_holds_back_the_rest(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

@@ -20,7 +20,7 @@ from qanat.net.layer import Layer, as_transport
 
 RECORD_SIZE = 16384
 GATHER = 64 * 1024
-"""Bytes written above that are encrypted at once; fewer wait for the end of the loop's turn."""
+"""Bytes written above that are encrypted and sent at once; fewer wait for the end of the loop's turn."""
 HANDSHAKE_TIMEOUT = 10.0
 MAX_HELLO = 64 * 1024
 """Bytes a peer may send while its handshake waits for its turn."""
@@ -205,14 +205,14 @@ class TLSLayer(Layer):
         self._plain.append(data if type(data) is bytes else bytes(data))
         self._plain_size += len(data)
         if self._plain_size >= GATHER:
-            self._encrypt()
-        if self._pumping or self._flush_scheduled:
+            self._flush()  # now: a socket may feed us megabytes in one turn, and must hear when it is too much
+        elif self._pumping or self._flush_scheduled:
             return
-        if self._through:
+        elif self._through:
             self._flush()
         else:
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._end_turn)
 
     def write_through(self) -> None:
         self._through = True
@@ -345,8 +345,11 @@ class TLSLayer(Layer):
         except ssl.SSLError as error:
             self._fail(to_tls_failed(error))
 
-    def _flush(self) -> None:
+    def _end_turn(self) -> None:
         self._flush_scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
         if self._plain:
             self._encrypt()
         if self._outgoing.pending and not self.below.is_closing():

@@ -28,6 +28,8 @@ LINGER = 30.0
 """Seconds a stream that we ended may take to send the rest and to be ended by the peer."""
 READ_SIZE = 64 * 1024
 """Bytes handed at once to a reader that goes on after a pause."""
+GATHER = 64 * 1024
+"""Bytes of payload that are written at once; fewer wait for the end of the loop's turn."""
 FORGIVE_AFTER = 10.0
 HELD_TOO_LONG = 30.0
 """Seconds without any room in the socket after which the peer counts as lost, whatever it says."""
@@ -82,7 +84,7 @@ class Stream(asyncio.Transport):
             return
         link = self.link
         link.codec.send_data(self.stream_id, data if type(data) is bytes else bytes(data))
-        link.flush_soon()
+        link.sent(len(data))
         if not self._writer_paused and link.codec.queued(self.stream_id) > HIGH_WATER:
             self._writer_paused = True
             link.codec.notify_below(self.stream_id, LOW_WATER)
@@ -250,6 +252,7 @@ class Link(asyncio.Protocol, ABC):
         self.streams: dict[int, Stream] = {}
         self._keep_alive = keep_alive or KeepAlive()
         self._flushing = self._closing = self._crowded = False
+        self._gathered = 0
         self._heard = self._forgiven = self.loop.time()
         self._pulse: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -331,15 +334,26 @@ class Link(asyncio.Protocol, ABC):
             self._flushing = True
             self.loop.call_soon(self.flush)
 
+    def sent(self, size: int) -> None:
+        """A stream has given the codec so many bytes: write them once the turn is over, or now if they are many."""
+        self._gathered += size
+        if self._gathered >= GATHER:
+            self._write_out()
+        self.flush_soon()
+
     def flush(self) -> None:
         """Write what the codec has."""
         self._dispatch()
         self._flushing = False
+        self._write_out()
+        self._dispatch()
+
+    def _write_out(self) -> None:
+        self._gathered = 0
         if self._lost.done():
             return
         while data := self.codec.data_to_send():
             self.transport.write(data)
-        self._dispatch()
 
     def fail(self, error: Exception) -> None:
         """Close because of what the peer did; the codec's last words still go out."""
