@@ -264,7 +264,7 @@ class MessageReader(Codec[HTTPEvent]):
             return -1
         self._scanned = 0
         block = data[position:end]
-        self._end(parse_block(block))
+        self._end(tuple(parse_block(block)))
         return end + 4
 
 

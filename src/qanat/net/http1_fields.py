@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -15,7 +15,6 @@ Header = tuple[bytes, bytes]
 White space behind a value does not count (RFC 9110 5.5) and `values` leaves it out, but it is kept for forwarding:
 there are servers that see it, and a proxy must not change what they decide.
 """
-Headers = tuple[Header, ...]
 
 MAX_FIELDS = 200
 _MAX_NAMES, _MAX_KEPT_NAME = 2048, 64
@@ -66,28 +65,51 @@ def _lower(name: bytes) -> bytes:
 _LOWER = Remembering(_lower)
 
 
-class Fields(tuple[Header, ...]):
-    """Field lines that know their values by name, because those are asked for a dozen times about each message."""
+class Fields:
+    """Field lines that know their values by name, because those are asked for a dozen times about each message.
 
-    by_name: dict[bytes, list[bytes]]
-    """From a name in lower case to its values in order, without the white space behind them. Not to be changed."""
+    Equal to the tuple of its lines.
+    """
 
-    def __new__(cls, fields: Iterable[Header] = (), by_name: dict[bytes, list[bytes]] | None = None) -> Fields:
-        self = super().__new__(cls, fields)
-        self.by_name = _by_name(self) if by_name is None else by_name
-        return self
+    __slots__ = ("by_name", "lines")
+
+    def __init__(self, lines: Iterable[Header] = (), by_name: dict[bytes, list[bytes]] | None = None) -> None:
+        self.lines = list(lines)
+        """In order, and with repetitions."""
+        self.by_name = _by_name(self.lines) if by_name is None else by_name
+        """From a name in lower case to its values in order, without the white space behind them. Not to be changed."""
+
+    def __iter__(self) -> Iterator[Header]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Fields | tuple):
+            return NotImplemented
+        return self.lines == list(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.lines))
+
+    def __repr__(self) -> str:
+        return repr(self.lines)
 
 
-def _by_name(fields: Iterable[Header]) -> dict[bytes, list[bytes]]:
+Headers = tuple[Header, ...] | Fields
+
+
+def _by_name(lines: Iterable[Header]) -> dict[bytes, list[bytes]]:
     found: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
+    for name, value in lines:
         found.setdefault(name.lower(), []).append(value.rstrip(b" \t"))
     return found
 
 
 def values(headers: Iterable[Header], name: bytes) -> list[bytes]:
     """Every value of the field `name` (lower case), in order. Not to be changed."""
-    if type(headers) is Fields:
+    if isinstance(headers, Fields):
         return headers.by_name.get(name, [])
     size = len(name)  # compared first: lengths are cheaper than letters
     return [value.rstrip(b" \t") for key, value in headers if len(key) == size and key.lower() == name]

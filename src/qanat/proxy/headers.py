@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from qanat.net.http1_fields import Fields, Header, Remembering, tokens, values
+from qanat.net.http1_fields import Fields, Header, Headers, Remembering, tokens, values
 from qanat.proxy.errors import BadRequest, LoopDetected
 from qanat.proxy.routes import Authority
 
@@ -58,7 +58,7 @@ def upstream_headers(
     headers: Fields, *, host: bytes, authority: Authority, request_id: str, protocol: bytes
 ) -> list[Header]:
     """The header lines to send upstream, framing not among them. Raises `BadRequest` and `LoopDetected`."""
-    kept = [header for header in headers if _PASSES_TO_UPSTREAM[header[0]]]
+    kept = [header for header in headers.lines if _PASSES_TO_UPSTREAM[header[0]]]
     by_name = headers.by_name
     if b"connection" in by_name and (listed := _connection_options(headers)):
         kept = [header for header in kept if header[0].lower() not in listed]
@@ -93,7 +93,7 @@ def _check_passes(headers: Fields) -> None:
 
 def caller_headers(headers: Fields, request_id: str, rewrite: Callable[[bytes, bytes], bytes] | None) -> list[Header]:
     """The header lines to send to the caller. `rewrite(name, value)` is asked about lines that may name an origin."""
-    kept = [header for header in headers if _PASSES_TO_CALLER[header[0]]]
+    kept = [header for header in headers.lines if _PASSES_TO_CALLER[header[0]]]
     if b"connection" in headers.by_name and (listed := tokens(headers, b"connection")):
         kept = [header for header in kept if header[0].lower() not in listed]
     if rewrite is not None:
@@ -110,6 +110,6 @@ def may_name_an_origin(headers: Fields) -> bool:
     return not _REWRITTEN.isdisjoint(headers.by_name)
 
 
-def passing_trailers(trailers: tuple[Header, ...]) -> tuple[Header, ...]:
+def passing_trailers(trailers: Headers) -> Headers:
     """Trailers without the fields that mean something else before the body than after it (RFC 9110 6.5.1)."""
     return trailers and tuple(header for header in trailers if header[0].lower() not in _TRAILER_DROPPED)

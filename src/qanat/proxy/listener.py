@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qanat.errors import ProtocolError
 from qanat.net.http1 import Framing, RequestReceived
-from qanat.net.http1_fields import Fields, Header, encode_head, tokens, values
+from qanat.net.http1_fields import Fields, Header, Headers, encode_head, tokens, values
 from qanat.proxy.errors import BadRequest, Draining, Overloaded, ProxyError, Reply, UpgradeRequired, to_reply
 from qanat.proxy.plain import PlainConnection, text_reply
 from qanat.tunnel.connection import IncomingStream, ResponseHead, StreamKind
@@ -75,7 +75,7 @@ def upgrade_refusal(error: ProxyError, request_id: str) -> Reply:
     return Reply(reply.status, (*reply.headers, *extra), reply.body, reply.error_type)
 
 
-def wants_upgrade(headers: tuple[Header, ...]) -> bool:
+def wants_upgrade(headers: Headers) -> bool:
     """Whether a request asks to become a WebSocket."""
     return b"websocket" in tokens(headers, b"upgrade") and b"upgrade" in tokens(headers, b"connection")
 
@@ -89,7 +89,7 @@ def check_upgrade(request: RequestReceived) -> None:
         raise BadRequest("malformed WebSocket handshake")
 
 
-def tokens_as_written(headers: tuple[Header, ...], name: bytes) -> list[str]:
+def tokens_as_written(headers: Headers, name: bytes) -> list[str]:
     """The members of a comma-separated field, as they were written."""
     members = b",".join(values(headers, name)).split(b",")
     return [text for member in members if (text := member.strip(b" \t").decode("latin-1"))]

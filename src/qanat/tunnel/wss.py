@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from qanat.errors import ProtocolError, QanatError
 from qanat.net.dial import start_tls
 from qanat.net.http1 import RequestReader, RequestReceived
-from qanat.net.http1_fields import HTTPViolation, encode_head, parse_fields, tokens, values
+from qanat.net.http1_fields import Headers, HTTPViolation, encode_head, parse_fields, tokens, values
 from qanat.net.layer import as_transport
 from qanat.net.websocket import WebSocketClient, WebSocketServer
 from qanat.tunnel.connection import Registrar, StreamHandler
@@ -172,7 +172,7 @@ def _upgrade_request(way: Way, key: str) -> bytes:
 class _Answer:
     status: int
     line: str
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: Headers
     rest: bytes
 
 
