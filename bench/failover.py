@@ -1,7 +1,7 @@
 """What a killed node, a rolling restart and a control plane that was away cost.
 
 `python -m bench.failover` writes `bench/results/<date>-failover.md`. Three edge nodes with a Redis, a connector with
-four connections, and twenty callers that make 200 calls a second in all; a call is 64 bytes through the tunnel and back.
+four connections, and twenty callers that make 200 calls a second in all; a call is 64 bytes to the far end and back.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Compose:
     def mounts(self, service: dict[str, Any]) -> dict[str, str]:
         """Place in the container to path here."""
         places = {
-            f"/run/secrets/{name}": str(Path(self.secrets[name]["file"]).resolve())
+            f"/run/secrets/{name}": self.secret(Path(self.secrets[name]["file"]).resolve())
             for name in service.get("secrets", [])
         }
         for volume in service.get("volumes", []):
@@ -125,6 +125,15 @@ class Compose:
                 source, target = volume.split(":")[:2]
                 places[target] = str(Path(source).resolve())
         return places
+
+    def secret(self, path: Path) -> str:
+        """Where a secret is; as a copy, if it names a place that is elsewhere here."""
+        text = path.read_text()
+        if replaced(text) == text:
+            return str(path)
+        copy = STATE / path.name
+        copy.write_text(replaced(text))
+        return str(copy)
 
     def image(self, service: dict[str, Any]) -> None:
         variable = re.fullmatch(r"\$\{(\w+):\?.*\}", service["image"])
@@ -179,7 +188,8 @@ class Compose:
             start(name, [replaced(word) for word in words], self.variables(service))
             wait_for(lambda: ready(replaced("http://127.0.0.1:20241/ready")), "the connector")
             return
-        if name == "postgres":  # SQLite takes its place: see the replacements
+        if name == "postgres":
+            self.fill_postgres(service["environment"], self.mounts(service))
             return
         operator = "OPERATOR" in service["image"]
         words = [*service.get("entrypoint", ["/qanat"] if operator else ["/mcp-proxy"]), *service.get("command", [])]
@@ -189,6 +199,14 @@ class Compose:
         start(name, self.command(name, words), self.variables(service))
         check = self.command(name, service["healthcheck"]["test"][1:])
         wait_for(lambda: subprocess.run(qanat(check), check=False, capture_output=True).returncode == 0, name)
+
+    def fill_postgres(self, given: dict[str, str], mounts: dict[str, str]) -> None:
+        """The test's own server runs already: do what the image does at its first start."""
+        password = Path(mounts[given["POSTGRES_PASSWORD_FILE"]]).read_text()
+        user, database = given["POSTGRES_USER"], given["POSTGRES_DB"]
+        role = f"CREATE ROLE {user} LOGIN PASSWORD '{password}'"
+        for statement in (role, f"CREATE DATABASE {database} OWNER {user}"):
+            subprocess.run([*os.environ["SHIM_PSQL"].split(), "-c", statement], check=True, timeout=60)
 
 
 def docker(words: list[str]) -> None:

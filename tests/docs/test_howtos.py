@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from qanat.api.tunnels import TunnelsClient
 from qanat.ids import TunnelID
 from qanat.stack import Stack, join
 from tests.docs.shims import alive
+from tests.support.postgres import Postgres, find_programs, running_postgres
 
 ROOT = Path(__file__).parents[2]
 HOWTO = ROOT / "docs" / "howto"
@@ -89,6 +90,7 @@ class Operator(Follower):
 
     replace: dict[str, str]
     redis_port: str
+    postgres: Postgres
 
     def environment(self) -> dict[str, str]:
         return {
@@ -96,15 +98,11 @@ class Operator(Follower):
             "SHIM_STATE": str(self.state),
             "SHIM_REPLACE": json.dumps({**self.replace, "10.0.0.0/8, 172": "127.0.0.0/8, 10.0.0.0/8, 172"}),
             "SHIM_REDIS_PORT": self.redis_port,
+            "SHIM_PSQL": f"{self.postgres.programs}/psql -q -h 127.0.0.1 -p {self.postgres.port}"
+            f" -U {self.postgres.superuser} postgres",
             "QANAT": "qanat",
             **dict.fromkeys(("QANAT_OPERATOR_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE"), IMAGE),
         }
-
-    def use_sqlite(self) -> None:
-        """In the place of PostgreSQL."""
-        url = self.work / "secrets" / "database-url"
-        url.unlink(missing_ok=True)
-        url.write_text(f"sqlite:///{self.work / 'control.db'}")
 
 
 @dataclass
@@ -305,7 +303,16 @@ async def test_production_on_vms(reader: Reader) -> None:
     assert "ca.key" not in names
 
 
-async def test_run_the_operators_side(tmp_path: Path) -> None:
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running_postgres(programs, strict=True) as server:
+        yield server
+
+
+async def test_run_the_operators_side(tmp_path: Path, postgres: Postgres) -> None:
     work = tmp_path / "operator"
     shutil.copytree(ROOT / "deploy/compose/operator", work, ignore=shutil.ignore_patterns("secrets", ".env"))
     api, connectors, clients, nodes, redis, health, edge_metrics, messages = (free_port() for _ in range(8))
@@ -318,6 +325,7 @@ async def test_run_the_operators_side(tmp_path: Path) -> None:
         '":8443"': f'"127.0.0.1:{clients}"',
         "edge:8443": f"127.0.0.1:{clients}",
         "advertise_host: edge": f'advertise_host: 127.0.0.1\n  listen_addr: "127.0.0.1:{nodes}"',
+        "postgres:5432": f"127.0.0.1:{postgres.port}",
         "redis://redis:6379": f"redis://127.0.0.1:{redis}",
         '":9090"': f'"127.0.0.1:{edge_metrics}"',
         "127.0.0.1:9090": f"127.0.0.1:{edge_metrics}",
@@ -325,7 +333,7 @@ async def test_run_the_operators_side(tmp_path: Path) -> None:
         "127.0.0.1:9091": f"127.0.0.1:{health}",
         "0.0.0.0:8788": f"127.0.0.1:{messages}",
     }
-    operator = Operator(work, tmp_path / "state", replace, str(redis))
+    operator = Operator(work, tmp_path / "state", replace, str(redis), postgres)
     operator.install()
     printed = ""
     try:
@@ -334,10 +342,10 @@ async def test_run_the_operators_side(tmp_path: Path) -> None:
             for old, new in replace.items():
                 text = text.replace(old, new)
             printed += await operator.do(text)
-            operator.use_sqlite()
     finally:
         for path in (tmp_path / "state").glob("*.pid"):
             if alive(pid := int(path.read_text())):
                 os.kill(pid, signal.SIGKILL)
     assert "ready: tnl_" in printed
     assert "every hop that was checked works" in printed
+    assert postgres.execute("SELECT count(*) FROM tunnels", "qanat").strip() == "1"

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TRIES = 5
+INITDB = ("-A", "trust", "-N", "--locale=C", "-E", "UTF8")
+PASSWORDS = """host all {superuser} 127.0.0.1/32 trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
 
 
 def find_programs() -> Path | None:
@@ -33,6 +37,8 @@ class Postgres:
     programs: Path
     port: int
     directory: Path
+    superuser: str = "qanat"
+    """Needs no password; everybody else does where the server is `strict`."""
 
     @property
     def data(self) -> Path:
@@ -42,13 +48,17 @@ class Postgres:
     def new_database(self) -> str:
         """The URL of a fresh, empty database."""
         name = f"test_{secrets.token_hex(6)}"
-        _run(self.programs / "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "qanat", name)
+        _run(self.programs / "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", self.superuser, name)
         return f"postgresql://qanat@127.0.0.1:{self.port}/{name}"
 
     def write_out(self) -> None:
         """Put on the disk what is still in memory."""
-        options = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "qanat", "-c", "CHECKPOINT", "postgres")
-        _run(self.programs / "psql", *options)
+        self.execute("CHECKPOINT")
+
+    def execute(self, statement: str, database: str = "postgres") -> str:
+        """What `psql` prints for a statement of the superuser's."""
+        options = ("-h", "127.0.0.1", "-p", str(self.port), "-U", self.superuser, "-tAc", statement, database)
+        return _run(self.programs / "psql", *options)
 
 
 def _user() -> str | None:
@@ -56,22 +66,27 @@ def _user() -> str | None:
     return "nobody" if os.getuid() == 0 else None
 
 
-def _run(*command: object) -> None:
+def _run(*command: object) -> str:
     done = subprocess.run(
         [str(part) for part in command], user=_user(), capture_output=True, text=True, timeout=120, check=False, cwd="/"
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @contextlib.contextmanager
-def running_postgres(programs: Path) -> Iterator[Postgres]:
-    """Start a server, and stop it."""
+def running_postgres(programs: Path, *, strict: bool = False) -> Iterator[Postgres]:
+    """Start a server, and stop it. A `strict` one asks everybody but its superuser for a password."""
     directory = Path(tempfile.mkdtemp(prefix="qanat-postgres-"))
     if (user := _user()) is not None:
         account = pwd.getpwnam(user)
         os.chown(directory, account.pw_uid, account.pw_gid)
     try:
-        server = _start(programs, directory)
+        superuser = "administrator" if strict else "qanat"
+        _run(programs / "initdb", "-D", directory / "data", "-U", superuser, *INITDB)
+        if strict:
+            (directory / "data" / "pg_hba.conf").write_text(PASSWORDS.format(superuser=superuser))
+        server = _start(programs, directory, superuser)
         try:
             yield server
         finally:
@@ -80,10 +95,9 @@ def running_postgres(programs: Path) -> Iterator[Postgres]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _start(programs: Path, directory: Path) -> Postgres:
+def _start(programs: Path, directory: Path, superuser: str) -> Postgres:
     """On a port that was free a moment ago; when somebody else was quicker, on another."""
     data, log = directory / "data", directory / "log"
-    _run(programs / "initdb", "-D", data, "-U", "qanat", "-A", "trust", "-N", "--locale=C", "-E", "UTF8")
     for _ in range(TRIES):
         port = _free_port()
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
@@ -95,7 +109,7 @@ def _start(programs: Path, directory: Path) -> Postgres:
                 raise AssertionError(log.read_text()) from None
             log.unlink()
             continue
-        return Postgres(programs, port, directory)
+        return Postgres(programs, port, directory, superuser)
     raise AssertionError(f"no port stayed free {TRIES} times")
 
 
