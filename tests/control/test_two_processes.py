@@ -70,10 +70,11 @@ async def statuses(both: list[httpx2.AsyncClient], path: str, bodies: list[dict[
 
 async def _post(http: httpx2.AsyncClient, path: str, body: dict[str, Any]) -> int:
     """Asks again as clients do: on a busy machine the last of many may wait 15 s for a connection to the store."""
+    answer = await http.post(path, json=body)
     for _ in range(5):
-        answer = await http.post(path, json=body)
         if answer.status_code != 503:
             break
+        answer = await http.post(path, json=body)
     return answer.status_code
 
 
