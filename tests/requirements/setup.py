@@ -48,5 +48,4 @@ REQUIREMENTS: dict[str, str] = {
 
 GAPS: dict[str, str] = {
     "setup:26": "needs a container engine: restarting a container inside a shared network namespace",
-    "setup:37:picker": "the picker belongs to the console's agent page, which is not built",
 }

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from qanat.control.console import audit, identity, keys, playground, signin, tunnels
+from qanat.control.console import agents, audit, identity, keys, playground, signin, tunnels
 from qanat.control.console.pages import HERE, Handler, Pages, Visit, go, read_form, render
 from qanat.control.errors import AuthenticationFailed, Invalid, NotFound, PermissionDenied, Refused
 from qanat.control.operations import Operations
@@ -26,7 +26,7 @@ from qanat.control.operations.workspaces import OlderPageRequest
 from qanat.control.rest.limits import Buckets
 
 WORKSPACES = OlderPageRequest(limit=100, include_default=True)
-PAGES: Pages = {**tunnels.PAGES, **identity.PAGES, **playground.PAGES, **keys.PAGES, **audit.PAGES}
+PAGES: Pages = {**tunnels.PAGES, **identity.PAGES, **playground.PAGES, **agents.PAGES, **keys.PAGES, **audit.PAGES}
 
 
 def make_console(operations: Operations, closing: asyncio.Event) -> Starlette:

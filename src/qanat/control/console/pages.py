@@ -39,6 +39,7 @@ MESSAGES = {
 
 NAVIGATION = (
     ("/tunnels", "MCP tunnels"),
+    ("/agents", "Use in an agent"),
     ("/playground", "Playground"),
     ("/identity", "Workload identity"),
     ("/keys", "API keys"),

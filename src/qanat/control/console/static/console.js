@@ -1,4 +1,5 @@
-// What script adds to pages that work without it: copying, asking before, files into text areas, live parts.
+// What script adds to pages that work without it: copying, asking before, files into text areas, live parts, and URLs
+// that follow what is typed.
 "use strict";
 document.documentElement.classList.add("script-on");
 
@@ -31,6 +32,18 @@ for (const input of document.querySelectorAll("[data-file-for]")) {
     event.preventDefault();
     area.classList.remove("over");
     if (event.dataTransfer.files.length) fill(area, event.dataTransfer.files[0]);
+  });
+}
+
+// "Resolves to" follows what is typed; without script the form's button asks the server.
+for (const form of document.querySelectorAll("[data-domain]")) {
+  const [{ route, path }, shown, problem] = [form.elements, form.querySelector("output"), form.querySelector("[data-problem]")];
+  form.addEventListener("input", () => {
+    const [label, rest] = [route.value.trim().toLowerCase(), path.value.trim().replace(/^\/+/, "")];
+    const valid = form.checkValidity();
+    shown.textContent = valid ? `https://${label && `${label}.`}${form.dataset.domain}${rest && `/${rest}`}` : "";
+    form.querySelector("[data-copy]").dataset.copy = shown.textContent;
+    problem.textContent = valid ? "" : problem.dataset.problem;
   });
 }
 
