@@ -12,10 +12,10 @@ import inspect
 import pkgutil
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -354,16 +354,18 @@ def title_of(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").strip()
 
 
-@cache
-def expected() -> dict[Path, str]:
-    """Page to what must stand in it from the marker on."""
-    pages = {REFERENCE / f"{page.name}.md": generated(page) for page in PAGES}
-    return pages | {REFERENCE / "commands.md": generated_commands(), DOCS / "README.md": generated_index()}
+GENERATED: dict[Path, Callable[[], str]] = {
+    **{REFERENCE / f"{page.name}.md": partial(generated, page) for page in PAGES},
+    REFERENCE / "commands.md": generated_commands,
+    DOCS / "README.md": generated_index,
+}
+"""Page to what makes the text that must stand in it from the marker on."""
 
 
 def write() -> None:
     """Bring every page up to date; a missing one begins with its title."""
-    for path, text in expected().items():
+    for path, make in GENERATED.items():
+        text = make()
         old = path.read_text(encoding="utf-8") if path.exists() else f"# {TITLES[path.stem]}\n"
         above = old.partition(MARKER)[0].rstrip()
         new = f"{above}\n\n{text}"

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from qanat.cli import COMMANDS
-from tests.docs.generate import MARKER, PAGES, REFERENCE, expected, load, nested_model
+from tests.docs.generate import GENERATED, MARKER, PAGES, REFERENCE, load, nested_model
 from tests.support.requirements import requirement
 
 
 @requirement("stack:docs")
-@pytest.mark.parametrize("path", sorted(expected()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(GENERATED), ids=lambda path: path.stem)
 def test_a_reference_page_says_what_the_code_does(path: Path) -> None:
     assert path.exists(), "make docs"
     _, marker, below = path.read_text(encoding="utf-8").partition(MARKER)
-    written, wanted = (marker + below).splitlines(), expected()[path].splitlines()
+    written, wanted = (marker + below).splitlines(), GENERATED[path]().splitlines()
     stale = [line for line in written if line not in wanted]
     missing = [line for line in wanted if line not in written]
     assert (missing, stale) == ([], []), "make docs"
