@@ -28,7 +28,12 @@ def hear_session(data: bytes, step: int) -> list[str]:
     heard: list[h2.Event] = []
     for start in range(0, len(data), step):
         client.receive_data(data[start : start + step])
-        heard += client.events_received()
+        for event in client.events_received():
+            match heard[-1:], event:
+                case [h2.DataReceived(before) as piece], h2.DataReceived(stream_id, more) if before == stream_id:
+                    piece.data += more  # payload is reported as it comes, however it is cut
+                case _:
+                    heard.append(event)
     return [line for event in heard if (line := describe(event))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from qanat.wire.http2 import ErrorCode, HTTP2Connection, HTTP2Error, Settings
 from qanat.wire.http2 import events as h2
-from qanat.wire.http2.frames import DEFAULT_WINDOW, END_STREAM, FrameType, window_update
+from qanat.wire.http2.frames import DEFAULT_WINDOW, END_STREAM, HEADER_SIZE, FrameType, window_update
 from qanat.wire.http2.sending import MIN_CAP, TURN
 from tests.support.chunks import exchange
 from tests.support.http2 import GET, OK, POST, client_fed, frames_of, pair, settings_frame
@@ -199,15 +200,15 @@ def test_a_larger_connection_window_raises_the_cap() -> None:
 
 @requirement("wire:h2:turns")
 def test_queued_streams_take_turns() -> None:
-    client, server = pair(server=LARGE)
+    client, server = pair(server=replace(LARGE, max_frame_size=TURN))
     ids = opened(client, server, 4)
     client.held = True
     for stream in ids:
         client.send_data(stream, b"x" * TURN * 3)
     assert client.data_to_send() == b""
     client.held = False
-    order = [stream for kind, _, stream, _ in frames_of(client.data_to_send()) if kind == FrameType.DATA]
-    assert order == ids * 3
+    written = b"".join(iter(client.data_to_send, b""))
+    assert [stream for kind, _, stream, _ in frames_of(written) if kind == FrameType.DATA] == ids * 3
 
 
 @requirement("wire:h2:turns")
@@ -219,6 +220,23 @@ def test_what_is_written_at_once_is_bounded() -> None:
     client.held = False
     assert len(client.data_to_send()) < 300 * 1024
     assert client.queued(stream) > 0
+
+
+@requirement("wire:h2:credit")
+def test_payload_is_heard_before_its_frame_is_whole_and_credited_after_a_reset() -> None:
+    client, server = pair(server=LARGE)
+    first, second = opened(client, server, 2)
+    client.send_data(first, b"x" * 1000)
+    client.send_data(second, b"y" * 5)
+    written = client.data_to_send()
+    server.receive_data(written[:400])
+    [early] = server.events_received()
+    assert early == h2.DataReceived(first, b"x" * (400 - HEADER_SIZE))
+    server.reset_stream(first)
+    server.receive_data(written[400:700])
+    server.receive_data(written[700:])
+    assert server.events_received() == [h2.DataReceived(second, b"y" * 5)]
+    assert server._credit == 1000 - len(early.data)  # the rest was heard by nobody, and counts as taken
 
 
 @requirement("wire:h2:queue")

@@ -22,6 +22,7 @@ OUR_SETTINGS = Settings(
     initial_window=1024 * 1024,
     connection_window=16 * 1024 * 1024,
     max_concurrent_streams=1_000,
+    max_frame_size=256 * 1024,
     max_header_list_size=256 * 1024,
 )
 LINGER = 30.0

@@ -75,6 +75,7 @@ class HTTP2Connection(Endpoint):
         super().__init__(client, settings, capped)
         self._chunks: list[bytes] = []
         self._chunks_size, self._needed = 0, HEADER_SIZE
+        self._data_left = self._data_stream = 0
         self._preface_left = b"" if client else PREFACE
         self._got_settings = self._failed = False
         self._block: _HeaderBlock | None = None
@@ -82,7 +83,10 @@ class HTTP2Connection(Endpoint):
     def receive_data(self, data: bytes) -> None:
         if self._failed:
             return
-        if self._chunks:
+        position = 0
+        if self._data_left:
+            position = self._receive_more_data(data)
+        elif self._chunks:
             self._chunks.append(data)
             self._chunks_size += len(data)
             if self._chunks_size < self._needed:
@@ -90,7 +94,7 @@ class HTTP2Connection(Endpoint):
             data = b"".join(self._chunks)
             self._chunks.clear()
         try:
-            rest = self._receive_frames(data, self._receive_preface(data) if self._preface_left else 0)
+            rest = self._receive_frames(data, self._receive_preface(data) if self._preface_left else position)
         except HTTP2Error as error:
             self._failed = True
             self._frames.append(goaway(self._highest_peer_id, error.error_code, error.reason.encode()))
@@ -108,7 +112,7 @@ class HTTP2Connection(Endpoint):
         return len(got)
 
     def _receive_frames(self, data: bytes, position: int) -> bytes:
-        """Handle every whole frame; returns what is left over."""
+        """Handle every whole frame, and payload as it comes; returns what is left over."""
         end, limit = len(data), self.settings.max_frame_size
         streams, events = self._streams, self._events
         self._needed = HEADER_SIZE
@@ -119,9 +123,6 @@ class HTTP2Connection(Endpoint):
                 raise HTTP2Error("frame too large", ErrorCode.FRAME_SIZE_ERROR)
             start = position + HEADER_SIZE
             position = start + length
-            if position > end:
-                self._needed = HEADER_SIZE + length
-                return data[start - HEADER_SIZE :]
             if word & 0xFF == 0 and length and not flags and self._block is None:
                 stream = streams.get(stream_id)  # the common case, inline: payload on an open stream
                 if stream is not None and stream.remote_open and stream.has_head and stream.expected is None:
@@ -129,10 +130,28 @@ class HTTP2Connection(Endpoint):
                     stream.receive_window -= length
                     if self._receive_window < 0 or stream.receive_window < 0:
                         raise HTTP2Error("flow-control window exceeded", ErrorCode.FLOW_CONTROL_ERROR)
-                    events.append(DataReceived(stream_id, data[start:position]))
-                    continue
+                    if position <= end:
+                        events.append(DataReceived(stream_id, data[start:position]))
+                        continue
+                    self._data_left, self._data_stream = position - end, stream_id
+                    if start < end:
+                        events.append(DataReceived(stream_id, data[start:]))
+                    return b""
+            if position > end:
+                self._needed = HEADER_SIZE + length
+                return data[start - HEADER_SIZE :]
             self._receive_frame(word & 0xFF, flags, stream_id & MAX_STREAM_ID, data[start:position])
         return data[position:]
+
+    def _receive_more_data(self, data: bytes) -> int:
+        """More of a DATA frame that has begun; returns where it ends, or this piece does."""
+        size = min(self._data_left, len(data))
+        self._data_left -= size
+        if self._data_stream in self._streams:
+            self._events.append(DataReceived(self._data_stream, data if size == len(data) else data[:size]))
+        else:  # reset since it began
+            self._acknowledge_connection(size)
+        return size
 
     def _receive_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if not self._got_settings and (kind != FrameType.SETTINGS or flags & ACK):

@@ -22,10 +22,10 @@ from qanat.wire.http2.frames import (
     window_update,
 )
 from qanat.wire.http2.header_encoding import HeaderEncoder
-from qanat.wire.http2.sending import Sender, Stream
+from qanat.wire.http2.sending import CAP_SHARE, MIN_CAP, Sender, Stream
 
-_STREAM_STEP, _CONNECTION_STEP = 32 * 1024, 512 * 1024
-"""Acknowledged bytes that go into one WINDOW_UPDATE, at most: below the cap that a careful peer puts on a stream."""
+_STREAM_STEP, _CONNECTION_STEP = 256 * 1024, 512 * 1024
+"""Acknowledged bytes that go into one WINDOW_UPDATE, at most."""
 
 
 class Endpoint(Codec[Event]):
@@ -47,7 +47,10 @@ class Endpoint(Codec[Event]):
         self._flood = FloodGuard()
         self._going_away = False
         self._receive_window, self._credit = self.settings.connection_window, 0
-        self._stream_step = min(_STREAM_STEP, self.settings.initial_window // 4)
+        cap = max(
+            MIN_CAP, self.settings.connection_window // CAP_SHARE
+        )  # what a careful peer sends on a stream unheard
+        self._stream_step = min(_STREAM_STEP, self.settings.initial_window // 4, cap // 2)
         self._connection_step = min(_CONNECTION_STEP, self.settings.connection_window // 4)
         self._next_stream_id, self._highest_peer_id = 1, 0
         self.peer_max_streams = MAX_STREAM_ID

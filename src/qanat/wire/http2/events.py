@@ -39,7 +39,10 @@ class ResponseReceived:
 
 @dataclass(slots=True)  # not frozen: one is made for each frame, and a frozen one costs thrice
 class DataReceived:
-    """Payload. `acknowledge(stream_id, len(data))` once it has been taken, or the peer's window closes."""
+    """Payload as it came, of a large frame in pieces.
+
+    `acknowledge(stream_id, len(data))` once it has been taken, or the peer's window closes.
+    """
 
     stream_id: int
     data: bytes

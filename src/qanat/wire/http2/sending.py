@@ -17,7 +17,7 @@ Queue = deque[Piece]
 
 MIN_CAP = 64 * 1024
 CAP_SHARE = 16
-TURN = 16 * 1024
+TURN = 64 * 1024
 """Bytes a stream may send before the next one's turn."""
 SMALL = 1024
 """Bytes below which queued writes are joined."""
