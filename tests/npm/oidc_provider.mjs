@@ -1,16 +1,22 @@
 // A real OpenID provider (npm oidc-provider) on loopback, over TLS, for one test.
 // Settings come as JSON in the first argument: issuer, port, cert, key, keys (private JWKs), clients, resources
-// (resource URL to scopes), ttl. Prints "ready" once it listens.
+// (resource URL to scopes), ttl, accounts (login to claims, in userinfo as the standard has it). Prints "ready" once it
+// listens.
 import { readFileSync } from "node:fs";
 import { createServer } from "node:https";
 import { Provider } from "oidc-provider";
 
 const settings = JSON.parse(process.argv[2]);
 
+const people = settings.accounts && {
+  claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name"], groups: ["groups"] },
+  findAccount: (_context, id) => ({ accountId: id, claims: () => ({ sub: id, ...settings.accounts[id] }) }),
+};
 const provider = new Provider(settings.issuer, {
+  ...people,
   clients: settings.clients,
   jwks: { keys: settings.keys },
-  scopes: ["openid", "offline_access", ...new Set(Object.values(settings.resources).flatMap((scope) => scope.split(" ")))],
+  scopes: ["openid", "offline_access", ...(people ? Object.keys(people.claims) : []), ...new Set(Object.values(settings.resources).flatMap((scope) => scope.split(" ")))],
   ttl: { ClientCredentials: settings.ttl ?? 600, AccessToken: settings.ttl ?? 600 },
   features: {
     clientCredentials: { enabled: true },

@@ -8,7 +8,7 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,8 +79,10 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def provider_running(folder: Path, issuer: str | None, resource: str) -> AsyncIterator[OIDCProvider]:
-    """A provider with sign-in pages and registration, at `https://localhost:<port>`."""
+async def provider_running(
+    folder: Path, issuer: str | None, resource: str, clients: Sequence[dict[str, Any]] = (), **more: Any
+) -> AsyncIterator[OIDCProvider]:
+    """A provider with sign-in pages and registration, at `https://localhost:<port>`; `more` are settings."""
     require_provider()
     ca = throwaway_ca("sso CA")
     server = throwaway_server(ca, "localhost")
@@ -90,14 +92,16 @@ async def provider_running(folder: Path, issuer: str | None, resource: str) -> A
     port = free_port()
     algorithm = jwt.algorithms.RSAAlgorithm
     key = json.loads(algorithm.to_jwk(rsa.generate_private_key(65537, 2048)))
+    del key["key_ops"]  # says "sign" alone, and the provider verifies with it as well
     keys = [{**key, "kid": "k1", "alg": "RS256", "use": "sig"}]  # what registered clients get ID tokens with by default
     options = {
         "issuer": issuer or f"https://localhost:{port}",
         "interactions": True,
         "registration": True,
         "keys": keys,
+        **more,
     }
-    provider = OIDCProvider(folder, {resource: SCOPE}, port, clients=[], options=options)
+    provider = OIDCProvider(folder, {resource: SCOPE}, port, clients=list(clients), options=options)
     try:
         await provider.start("k1")
         yield provider
