@@ -14,6 +14,7 @@ from uuid import UUID
 import uvloop
 
 from qanat.api.internal import Change, EventBatch, TunnelRecord
+from qanat.edge.cache import CachedDirectory
 from qanat.edge.config import EdgeConfig
 from qanat.edge.server import serve
 from qanat.ids import OrganizationID, TunnelID, WorkspaceID
@@ -43,10 +44,10 @@ class Table:
     async def send_events(self, batch: EventBatch) -> None:
         return
 
-    async def warm(self, directory: object) -> None:
+    async def warm(self, directory: CachedDirectory) -> None:
         """Make the edge's cache know every tunnel."""
         for uuid in self._by_uuid:
-            await directory.by_uuid(uuid)  # type: ignore[attr-defined]
+            await directory.by_uuid(uuid)
 
 
 def _record(tunnel: dict[str, str], number: int) -> TunnelRecord:

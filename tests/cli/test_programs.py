@@ -20,6 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from qanat.api.internal import Change, Principal
+from tests.support.answers import first_text, last_text
 from tests.support.asgi import serve_asgi
 from tests.support.edge import CLIENT_NAME
 from tests.support.gateway import KEY, Wiki, principal, wiki_server
@@ -78,7 +79,7 @@ async def test_the_forward_command_opens_a_port_and_ends_on_a_signal(tmp_path: P
             assert (arrow, target) == ("->", f"https://{name}")
             async with Client(f"{url}/mcp") as mcp:
                 result = await mcp.call_tool("search", {"q": "x"})
-            assert result.content[0].text == "found x"  # type: ignore[union-attr]
+            assert first_text(result) == "found x"
             assert await stopped(process) == 0
 
 
@@ -145,7 +146,7 @@ async def test_the_gateway_command_serves_what_its_file_says_and_ends_on_a_signa
                     tools=[{"type": "mcp_toolset", "mcp_server_name": "wiki"}],
                     betas=["mcp-client-2025-11-20"],
                 )
-            assert "found qanats" in message.content[-1].text  # type: ignore[union-attr]
+            assert "found qanats" in last_text(message)
             assert await stopped(process) == 0
 
 

@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from qanat.client import TunnelTransport
 from qanat.pki.material import load_certificates
+from tests.support.answers import first_text
 from tests.support.asgi import serve_asgi
 from tests.support.path import BASE, edge_running
 from tests.support.requirements import requirement
@@ -95,6 +96,6 @@ async def test_the_official_client_signs_in_by_itself(tmp_path: Path, shape: str
         http = await enter(httpx2.AsyncClient(mounts=mounts, verify=context, auth=auth, trust_env=False, timeout=50))
         async with Client(streamable_http_client(url, http_client=http)) as mcp:
             result = await mcp.call_tool("search", {"q": "x"})
-        assert result.content[0].text == "found x"  # type: ignore[union-attr]
+        assert first_text(result) == "found x"
         through = [path for path, form in network.shim.requests if form.get("grant_type") == "authorization_code"]
         assert len(through) == (1 if shape == "B" else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import anthropic
 import httpx2
@@ -81,7 +81,7 @@ def test_what_a_live_rule_needs_cannot_be_archived(tenant: Tenant, wire: Wire) -
 @requirement("workload-identity:27")
 def test_lists_page_and_hide_what_is_archived(tenant: Tenant, wire: Wire) -> None:
     issuers = wire.organization.federation.issuers
-    made = [issuers.create(name=f"i{n}", issuer_url=ISSUER, jwks=INLINE).id for n in range(5)]  # type: ignore[arg-type]
+    made = [issuers.create(name=f"i{n}", issuer_url=ISSUER, jwks=cast(Any, INLINE)).id for n in range(5)]
     assert [issuer.id for issuer in issuers.list(limit=2)] == made[::-1]
     with pytest.raises(anthropic.BadRequestError):
         issuers.list(limit=101)
@@ -207,7 +207,7 @@ def test_the_default_workspace_needs_no_membership(tenant: Tenant, wire: Wire) -
     with pytest.raises(anthropic.BadRequestError):
         memberships.add(account, workspace_id="wrkspc_01x", workspace_role="workspace_user")
     with pytest.raises(anthropic.BadRequestError):
-        memberships.add(account, workspace_id=second, workspace_role="workspace_billing")  # type: ignore[arg-type]
+        memberships.add(account, workspace_id=second, workspace_role=cast(Any, "workspace_billing"))
 
 
 def test_workspaces_page_by_id_and_hide_the_default_one(tenant: Tenant, wire: Wire) -> None:

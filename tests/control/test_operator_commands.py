@@ -6,7 +6,7 @@ import asyncio
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from qanat.cli import control as command
 from qanat.control.config import ControlConfig
 from qanat.control.operations.backup import BackupUnusable, back_up, restore
+from qanat.control.operations.bootstrap import Bootstrapped
 from qanat.control.operations.keyring import read_master_keys
 from qanat.control.operations.rotation import rotate_master_key
 from qanat.control.server import open_database, open_operations
@@ -112,10 +113,15 @@ async def rows(config: ControlConfig) -> dict[str, list[tuple[Any, ...]]]:
         return found
 
 
+def offline_tenant(found: Bootstrapped) -> Tenant:
+    """The first start's organization, without a server to reach it through."""
+    return Tenant(cast(ControlThread, None), found.organization_id, found.default_workspace_id, "")
+
+
 async def fill(config: ControlConfig) -> tuple[str, str]:
     """A tunnel with a certificate; its id and token."""
     async with open_operations(config) as (operations, found):
-        tenant = Tenant(None, found.organization_id, found.default_workspace_id, "")  # type: ignore[arg-type]
+        tenant = offline_tenant(found)
         tunnel = await operations.tunnels.create(tenant.actor, "kept")
         await operations.certificates.create(tenant.actor, tunnel.id, make_ca())
         return tunnel.id, (await operations.tunnels.reveal_token(tenant.actor, tunnel.id)).id
@@ -123,7 +129,7 @@ async def fill(config: ControlConfig) -> tuple[str, str]:
 
 async def check(config: ControlConfig, tunnel_id: str, token_id: str) -> None:
     async with open_operations(config) as (operations, found):
-        tenant = Tenant(None, found.organization_id, found.default_workspace_id, "")  # type: ignore[arg-type]
+        tenant = offline_tenant(found)
         assert (await operations.tunnels.reveal_token(tenant.actor, tunnel_id)).id == token_id
         assert (await operations.tunnels.create(tenant.actor)).id != tunnel_id
         follower = operations.data_plane.follow(1, asyncio.Event())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from qanat.gateway.demo_model import as_events
 from qanat.gateway.sse import encode_event
 from tests.gateway.conftest import Bench
+from tests.support.answers import error_of
 from tests.support.gateway import KEY, running_gateway, text, use
 from tests.support.requirements import requirement
 
@@ -41,8 +42,8 @@ async def test_counting_includes_mcp_tools(bench: Bench) -> None:
         tools = await bench.client.beta.messages.count_tokens(
             model=model,
             messages=messages,
-            mcp_servers=[bench.server()],  # type: ignore[list-item]
-            tools=[bench.toolset()],  # type: ignore[list-item]
+            mcp_servers=cast(Any, [bench.server()]),
+            tools=cast(Any, [bench.toolset()]),
             betas=["mcp-client-2025-11-20"],
         )
         assert tools.input_tokens > plain.input_tokens
@@ -121,7 +122,7 @@ async def test_an_overloaded_upstream_is_an_http_error_first_and_an_event_later(
         await collect(await bench.create(stream=True), seen)
     assert seen[0] == "message_start"
     assert "message_stop" not in seen
-    assert later.value.body["error"]["type"] == "overloaded_error"  # type: ignore[index]
+    assert error_of(later.value)["type"] == "overloaded_error"
 
 
 @requirement("gateway:3")
@@ -136,7 +137,7 @@ async def test_a_model_that_vanishes_in_mid_stream_is_an_error_event(bench: Benc
     bench.script(vanish)
     with pytest.raises(APIStatusError) as caught:
         await collect(await bench.create(stream=True), [])
-    assert caught.value.body["error"]["type"] == "api_error"  # type: ignore[index]
+    assert error_of(caught.value)["type"] == "api_error"
     bench.script(vanish)
     with pytest.raises(APIStatusError) as whole:
         await bench.create()

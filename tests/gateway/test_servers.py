@@ -13,6 +13,7 @@ from anthropic.types.beta import BetaTextBlock
 from mcp.server.mcpserver import MCPServer
 
 from tests.gateway.conftest import Bench
+from tests.support.answers import error_of
 from tests.support.asgi import serve_asgi
 from tests.support.gateway import running_gateway, text, use
 from tests.support.mcp_stub import Block, StubMCP, cut, stub_mcp
@@ -40,7 +41,7 @@ async def refused(bench: Bench, url: str) -> str:
         with pytest.raises(BadRequestError) as caught:
             await bench.create(**at(url), stream=stream)
         assert caught.value.response.headers["content-type"] == "application/json"
-        messages.add(caught.value.body["error"]["message"])  # type: ignore[index]
+        messages.add(error_of(caught.value)["message"])
     assert bench.model.bodies == []
     return str(messages.pop())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anthropic import AsyncAnthropic
 
+from tests.support.answers import last_text
 from tests.support.gateway import KEY, running_gateway, wiki_server
 
 
@@ -23,4 +24,4 @@ async def test_the_demo_model_calls_a_tool_and_tells_what_it_found() -> None:
         )
     assert [block.type for block in message.content] == ["text", "mcp_tool_use", "mcp_tool_result", "text"]
     assert wiki.calls == ["qanats"]
-    assert "found qanats" in message.content[-1].text  # type: ignore[union-attr]
+    assert "found qanats" in last_text(message)

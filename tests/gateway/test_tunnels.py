@@ -15,6 +15,7 @@ from anthropic import AsyncAnthropic, BadRequestError
 
 from qanat.gateway.config import GatewayConfig
 from qanat.gateway.server import serve
+from tests.support.answers import error_of
 from tests.support.gateway import KEY, DictControl, Wiki, gateway_config, principal, wiki_server
 from tests.support.path import BASE, PathParts, Served, edge_running, tunnel_running
 from tests.support.requirements import requirement
@@ -52,7 +53,7 @@ class Both:
     async def refusal(self, url: str, key: str = KEY) -> str:
         with pytest.raises(BadRequestError) as caught:
             await self.ask(url, key)
-        return str(caught.value.body["error"]["message"])  # type: ignore[index]
+        return str(error_of(caught.value)["message"])
 
 
 def config(parts: PathParts, **changes: Any) -> GatewayConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,8 @@ upstream:
 MINIMAL = 'listen_addr: ":0"\ntls: {cert_file: c, key_file: k}\n'
 
 
-def parse(text: str, **options: object) -> ProxyConfig:
-    return parse_config(Document(text.encode(), "config.yaml"), **options)  # type: ignore[arg-type]
+def parse(text: str, **options: Any) -> ProxyConfig:
+    return parse_config(Document(text.encode(), "config.yaml"), **options)
 
 
 def problems(text: str, **options: object) -> list[str]:

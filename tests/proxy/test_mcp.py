@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx2
 import pytest
@@ -22,10 +23,10 @@ ERAS = [pytest.param("auto", marks=pytest.mark.slow), "legacy", pytest.param("20
 
 
 @asynccontextmanager
-async def through(pki: TestPKI, url: str, **changes: object) -> AsyncIterator[tuple[httpx2.AsyncClient, Bridge]]:
+async def through(pki: TestPKI, url: str, **changes: Any) -> AsyncIterator[tuple[httpx2.AsyncClient, Bridge]]:
     """A client whose requests reach `url` by way of a proxy."""
     async with (
-        proxy_running(pki, {"echo": url}, **changes) as end,  # type: ignore[arg-type]
+        proxy_running(pki, {"echo": url}, **changes) as end,
         bridge_running(end) as bridge,
         http_client(end, bridge=bridge, timeout=httpx2.Timeout(WAIT)) as client,
     ):

@@ -170,10 +170,10 @@ class _Tracked(asyncio.Protocol):
 
     def __init__(self, above: WebSocketServer, server: UpstreamServer) -> None:
         self._above, self._server = above, server
-        self.data_received = above.data_received  # type: ignore[method-assign] # the byte path, without a detour
-        self.eof_received = above.eof_received  # type: ignore[method-assign]
-        self.pause_writing = above.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = above.resume_writing  # type: ignore[method-assign]
+        self.data_received = above.data_received  # type: ignore[method-assign]  # the byte path, without a detour
+        self.eof_received = above.eof_received  # type: ignore[method-assign]  # the same
+        self.pause_writing = above.pause_writing  # type: ignore[method-assign]  # the same
+        self.resume_writing = above.resume_writing  # type: ignore[method-assign]  # the same
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.sockets.discard(self._above.below)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from qanat.errors import ConfigInvalid
 
@@ -96,11 +97,8 @@ def _check_key(leaf: x509.Certificate, pem: bytes, path: Path) -> None:
         raise ConfigInvalid(["tls: private key does not match public key"])
 
 
-def _spki(key: object) -> bytes:
-    encoded: bytes = key.public_bytes(  # type: ignore[attr-defined]
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return encoded
+def _spki(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _names(leaf: x509.Certificate) -> tuple[str, ...]:

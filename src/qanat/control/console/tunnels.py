@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from starlette.responses import Response
@@ -86,11 +87,11 @@ async def detail(visit: Visit, token: str = "", error: Refused | None = None) ->
     )  # fmt: skip
 
 
-def certificate_badge(certificate: Certificate, now: object) -> str:
+def certificate_badge(certificate: Certificate, now: datetime) -> str:
     """`Revoked`, `Expired` or `Trusted`."""
     if certificate.archived_at is not None:
         return "Revoked"
-    expired = certificate.expires_at is not None and certificate.expires_at <= now  # type: ignore[operator]
+    expired = certificate.expires_at is not None and certificate.expires_at <= now
     return "Expired" if expired else "Trusted"
 
 
