@@ -42,6 +42,26 @@ async def test_a_probe_hears_nothing_and_leaves_no_trace(
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
+@requirement("edge:failed")
+async def test_a_fault_of_the_edge_is_answered_at_once_and_logged(
+    edge: Edge,
+    files: OperatorFiles,
+    directory: DictDirectory,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(domain: str) -> None:
+        raise ZeroDivisionError(domain)
+
+    monkeypatch.setattr(directory, "by_domain", broken)  # a bug nobody foresaw
+    async with client(edge, files) as running:
+        answer = await running.upgrade("tickets.a1b2c3d4.tunnel.example.net")
+    assert (answer.status, answer.headers["x-qanat-error"]) == (500, "edge_failed")
+    await until(lambda: metric(edge, "clients") == 0)
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info is not None
+
+
 @requirement("edge:unregister")
 async def test_a_connector_that_unregisters_gets_no_new_stream_and_ends_with_its_last(
     edge: Edge, files: OperatorFiles, directory: DictDirectory

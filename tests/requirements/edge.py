@@ -27,6 +27,7 @@ REQUIREMENTS: dict[str, str] = {
     "edge:client-cert": "A command issues client certificates for outer mTLS",
     "edge:workers": "Several worker processes share the ports, and each is a node of the cluster",
     "edge:probes": "A connectivity probe gets its handshake and hears nothing more, and no log complains",
+    "edge:failed": "A fault of the edge itself is answered at once, by its own code, and logged with its traceback",
     "edge:unregister": "A connector that unregisters gets no new stream; its connection ends with its last one",
     "edge:endings": "Clients that vanish at any moment leave no session, stream or count behind",
 }

@@ -129,6 +129,12 @@ class EdgeDraining(EdgeRefused):
     code, status, retryable, hop = "edge_draining", 503, True, "edge"
 
 
+class EdgeFailed(EdgeRefused):
+    """A fault of the edge itself; its log has the traceback."""
+
+    code, status, hop = "edge_failed", 500, "edge"
+
+
 class DirectoryUnavailable(EdgeRefused):
     """The control plane cannot be asked about a tunnel this edge has not met before."""
 
@@ -158,6 +164,7 @@ ALL: tuple[type[EdgeRefused], ...] = (
     UpgradeRefused,
     NodeUnreachable,
     EdgeDraining,
+    EdgeFailed,
     DirectoryUnavailable,
     TooManyStreams,
 )

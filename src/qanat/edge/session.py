@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 
 from qanat.api.internal import TunnelRecord
 from qanat.edge.admission import ClientIdentity
-from qanat.edge.errors import ClientNotMapped, EdgeDraining, EdgeRefused, RequestTimeout, UnknownHost
+from qanat.edge.errors import ClientNotMapped, EdgeDraining, EdgeFailed, EdgeRefused, RequestTimeout, UnknownHost
 from qanat.edge.relay import ClientEnd, StreamEnd
 from qanat.edge.request import UpgradeParser, UpgradeRequest, response_101, response_error, split_host
+from qanat.log import get_logger
 from qanat.net.layer import as_transport
 from qanat.tunnel.connection import ResponseHead
+from qanat.wire.websocket import INTERNAL_ERROR
 
 if TYPE_CHECKING:
     from qanat.edge.sessions import Sessions
+
+_log = get_logger("qanat.edge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,12 @@ class ClientSession(asyncio.Protocol):
             await self._sessions.router.open(self.tunnel, head, self._make_end, local_only=self._is_node)
         except EdgeRefused as refusal:
             self.refuse(refusal, request)
+        except Exception:
+            _log.exception("session failed", client=self.guest.name, address=self.guest.address)
+            if self.stream is None:
+                self.refuse(EdgeFailed(), request)
+            else:
+                self.cut(INTERNAL_ERROR, "edge_failed at edge")
 
     async def _find_tunnel(self, request: UpgradeRequest) -> TunnelRecord:
         identity = self.guest.identity
