@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from qanat.cli import control as command
 from qanat.control.config import ControlConfig
 from qanat.control.operations.backup import BackupUnusable, back_up, restore
-from qanat.control.operations.bootstrap import Bootstrapped
-from qanat.control.operations.keyring import read_master_keys
+from qanat.control.operations.keyring import read_master_keys, write_master_keys
 from qanat.control.operations.rotation import rotate_master_key
 from qanat.control.server import open_database, open_operations
-from qanat.control.store.tables import Table
-from qanat.control.store.vault import Vault
+from qanat.control.store.tables import Table, TunnelRow
+from qanat.control.store.vault import KEY_SIZE, Key, Vault
 from qanat.errors import ConfigInvalid
 from tests.control.test_certificates import make_ca
 from tests.support.control import ControlThread, Tenant, control_config
@@ -95,6 +98,69 @@ def test_another_master_key_seals_everything_again_while_the_server_runs(
         assert ok(http.post(f"/v1/tunnels/{id}/rotate_token"))["id"] != token["id"]
 
 
+async def opens_with(config: ControlConfig, **keys: Path) -> bool:
+    """Whether every secret opens with these key files."""
+    async with open_operations(config.model_copy(update={"next_master_key_file": None, **keys})) as (operations, _):
+        context = operations.context
+        async with context.database.read() as session:
+            for row in (await session.scalars(select(TunnelRow))).all():
+                await context.open(row.secret_sealed, f"tunnel {row.id}")
+        return True
+
+
+def test_a_master_key_of_mounted_files_is_rotated_without_writing_one(
+    start_control: Callable[..., ControlThread], tmp_path: Path
+) -> None:
+    old, new = tmp_path / "mounted" / "master.key", tmp_path / "next" / "master.key"
+    for path in (old, new):
+        write_master_keys(path, [Key(os.urandom(KEY_SIZE))])
+        path.chmod(0o400)
+    before = old.read_bytes(), new.read_bytes()
+    control = start_control(config={"master_key_file": old, "next_master_key_file": new})
+    config = control.operations.context.config
+    with control.new_tenant().http() as http:
+        id = ok(http.post("/v1/tunnels"))["id"]
+        token = ok(http.post(f"/v1/tunnels/{id}/reveal_token"))
+        result = CliRunner().invoke(command.app, ["--config", str(written(config, tmp_path)), "rotate-master-key"])
+        assert result.exit_code == 0, result.output
+        assert str(new) in result.output
+        assert ok(http.post(f"/v1/tunnels/{id}/reveal_token")) == token, "the one that runs goes on"
+    assert (old.read_bytes(), new.read_bytes()) == before
+    assert asyncio.run(opens_with(config, master_key_file=new))
+    with pytest.raises(Exception, match="is not in the master key file"):
+        asyncio.run(opens_with(config, master_key_file=old))
+
+
+def written(config: ControlConfig, folder: Path) -> Path:
+    """A configuration file that says the same of the store."""
+    names = ("data_dir", "master_key_file", "next_master_key_file")
+    settings = {name: str(getattr(config, name)) for name in names if getattr(config, name) is not None}
+    if config.database_url is not None:
+        settings["database_url"] = config.database_url.get_secret_value()
+    path = folder / "control.yaml"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+async def test_a_rotation_that_cannot_work_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "a.key"
+    write_master_keys(key, [Key(os.urandom(KEY_SIZE))])
+    same = control_config(tmp_path, master_key_file=key, next_master_key_file=key)
+    async with open_operations(same) as (operations, found):
+        with pytest.raises(ConfigInvalid, match=r"next_master_key_file: .* holds a key that master_key_file has"):
+            await rotate_master_key(operations.context, found.organization_id)
+    alone = control_config(tmp_path, master_key_file=key)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async with open_operations(alone) as (operations, found):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refuse)
+            with pytest.raises(ConfigInvalid, match=r"cannot be written .* set next_master_key_file"):
+                await rotate_master_key(operations.context, found.organization_id)
+
+
 async def test_without_its_master_key_a_database_does_not_open(tmp_path: Path) -> None:
     config = control_config(tmp_path)
     async with open_operations(config):
@@ -113,15 +179,10 @@ async def rows(config: ControlConfig) -> dict[str, list[tuple[Any, ...]]]:
         return found
 
 
-def offline_tenant(found: Bootstrapped) -> Tenant:
-    """The first start's organization, without a server to reach it through."""
-    return Tenant(cast(ControlThread, None), found.organization_id, found.default_workspace_id, "")
-
-
 async def fill(config: ControlConfig) -> tuple[str, str]:
     """A tunnel with a certificate; its id and token."""
     async with open_operations(config) as (operations, found):
-        tenant = offline_tenant(found)
+        tenant = Tenant(None, found.organization_id, found.default_workspace_id, "")  # type: ignore[arg-type]
         tunnel = await operations.tunnels.create(tenant.actor, "kept")
         await operations.certificates.create(tenant.actor, tunnel.id, make_ca())
         return tunnel.id, (await operations.tunnels.reveal_token(tenant.actor, tunnel.id)).id
@@ -129,7 +190,7 @@ async def fill(config: ControlConfig) -> tuple[str, str]:
 
 async def check(config: ControlConfig, tunnel_id: str, token_id: str) -> None:
     async with open_operations(config) as (operations, found):
-        tenant = offline_tenant(found)
+        tenant = Tenant(None, found.organization_id, found.default_workspace_id, "")  # type: ignore[arg-type]
         assert (await operations.tunnels.reveal_token(tenant.actor, tunnel_id)).id == token_id
         assert (await operations.tunnels.create(tenant.actor)).id != tunnel_id
         follower = operations.data_plane.follow(1, asyncio.Event())
@@ -146,14 +207,14 @@ async def test_a_backup_restores_every_row_into_an_empty_database(tmp_path: Path
     fresh = control_config(tmp_path / "new", master_key_file=config.master_key_path)
     async with open_database(fresh) as database:
         with (tmp_path / "backup").open("rb") as source:
-            await restore(database, source, fresh.master_key_path, Vault(bytes))
+            await restore(database, source, fresh.master_key_paths, Vault(bytes))
     before, after = await rows(config), await rows(fresh)
     for name in before.keys() - {"changes", "counters"}:
         assert before[name] == after[name], name
     await check(fresh, *made)
     async with open_database(fresh) as database:
         with pytest.raises(BackupUnusable, match="not empty"), (tmp_path / "backup").open("rb") as source:
-            await restore(database, source, fresh.master_key_path, Vault(bytes))
+            await restore(database, source, fresh.master_key_paths, Vault(bytes))
 
 
 @pytest.mark.slow
@@ -169,7 +230,7 @@ async def test_a_backup_moves_between_sqlite_and_postgresql(tmp_path: Path, post
                 await back_up(database, file)
             file.seek(0)
             async with open_database(target) as database:
-                await restore(database, file, key, Vault(bytes))
+                await restore(database, file, [key], Vault(bytes))
     for config in (large, back):
         await check(config, *made)
 
@@ -185,7 +246,7 @@ async def test_a_damaged_backup_restores_nothing(tmp_path: Path, cut: int) -> No
     fresh = control_config(tmp_path / "new", master_key_file=config.master_key_path)
     async with open_database(fresh) as database:
         with pytest.raises(BackupUnusable), (tmp_path / "cut").open("rb") as source:
-            await restore(database, source, fresh.master_key_path, Vault(bytes))
+            await restore(database, source, fresh.master_key_paths, Vault(bytes))
     assert (await rows(fresh))["organizations"] == []
 
 

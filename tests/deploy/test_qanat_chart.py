@@ -26,13 +26,21 @@ MINIMAL: dict[str, Any] = {
     "baseDomain": "tunnel.example.net",
     "control": {"publicUrl": "https://api.tunnels.example.net"},
 }
+SIGN_ON: dict[str, Any] = {
+    "issuer": "https://sso.example.com",
+    "client_id": "qanat-console",
+    "manage": ["tunnel-admins"],
+    "read_only": ["staff"],
+}
 MATRIX: dict[str, dict[str, Any]] = {
     "minimal": MINIMAL,
+    "rotating": merged(MINIMAL, {"secrets": {"nextMasterKey": "qanat-master-key-2"}}),
     "full": merged(
         MINIMAL,
         {
+            "secrets": {"consoleClient": "console-client"},
             "control": {
-                "config": {"limits": {"tunnels_per_organization": 100}},
+                "config": {"limits": {"tunnels_per_organization": 100}, "console": {"single_sign_on": SIGN_ON}},
                 "ingress": {"enabled": True, "className": "nginx", "host": "api.x.net", "tlsSecretName": "api-tls"},
             },
             "edge": {
@@ -96,8 +104,9 @@ def test_every_part_understands_its_file(case: str) -> None:
     assert edge.cluster is not None
 
 
-def test_every_file_a_part_reads_is_mounted() -> None:
-    objects = render("qanat", MINIMAL)
+@pytest.mark.parametrize("case", ["minimal", "rotating"])
+def test_every_file_a_part_reads_is_mounted(case: str) -> None:
+    objects = render("qanat", MATRIX[case])
     for name, spec in pods(objects):
         part = name.rpartition("-")[2]
         text = str(config(objects, "control" if part == "migrate" else part))
@@ -147,6 +156,21 @@ def test_upgrades_migrate_first() -> None:
     job = one(render("qanat", MINIMAL), "Job")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-upgrade"
     assert job["spec"]["template"]["spec"]["containers"][0]["args"][-1] == "migrate"
+
+
+def test_while_rotating_every_control_plane_reads_both_master_keys() -> None:
+    objects = render("qanat", MATRIX["rotating"])
+    control = read(ControlConfig, config(objects, "control"))
+    assert [str(path) for path in control.master_key_paths] == [
+        "/etc/qanat/master-key/master.key",
+        "/etc/qanat/next-master-key/master.key",
+    ]
+    for name, spec in pods(objects):
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        reads = name.endswith(("-control", "-migrate"))
+        assert ("next-master-key" in volumes) is reads, name
+        if reads:
+            assert volumes["next-master-key"]["secret"]["secretName"] == "qanat-master-key-2"
 
 
 def test_no_secret_is_made_by_the_chart() -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ import pytest
 
 from qanat.api.http import Call, JSONClient
 from qanat.api.tunnels import TunnelsClient
+from qanat.control.config import ControlConfig
+from qanat.control.server import open_operations
 from qanat.ids import TunnelID
 from qanat.stack import Stack, join
 from tests.docs.shims import alive
@@ -342,10 +345,56 @@ async def test_run_the_operators_side(tmp_path: Path, postgres: Postgres) -> Non
             for old, new in replace.items():
                 text = text.replace(old, new)
             printed += await operator.do(text)
+        rotation = next(block for block in blocks("rotate.md") if block.variant == "compose_master_key")
+        printed += await operator.do(rotation.text)
     finally:
         for path in (tmp_path / "state").glob("*.pid"):
             if alive(pid := int(path.read_text())):
                 os.kill(pid, signal.SIGKILL)
     assert "ready: tnl_" in printed
     assert "every hop that was checked works" in printed
+    assert "values sealed again" in printed
     assert postgres.execute("SELECT count(*) FROM tunnels", "qanat").strip() == "1"
+
+
+@dataclass
+class ClusterOperator(Follower):
+    """Somebody with the operator's chart and its Secrets."""
+
+    def environment(self) -> dict[str, str]:
+        path = f"{self.state / 'bin'}:{os.environ['PATH']}"
+        return {"PATH": path, "SHIM_STATE": str(self.state), "OPERATOR_CHART": str(ROOT / "deploy/helm/qanat")}
+
+    def make_secret(self, name: str, **keys: str) -> Path:
+        folder = self.state / "secrets" / f"qanat-{name}"
+        folder.mkdir(parents=True)
+        for key, value in keys.items():
+            (folder / key.replace("__", "-").replace("_", ".")).write_text(value)
+        return folder
+
+
+async def test_rotate_the_master_key_on_kubernetes(tmp_path: Path) -> None:
+    operator = ClusterOperator(tmp_path, tmp_path / "state")
+    operator.install()
+    key = operator.make_secret("master-key", master_key=f"first {b64encode(os.urandom(32)).decode()}\n") / "master.key"
+    url = f"sqlite:///{tmp_path / 'control.db'}"
+    operator.make_secret("database", database__url=url)
+    operator.make_secret("bootstrap", token="b" * 40)
+    operator.make_secret("service-keys", edge="e" * 40, gateway="g" * 40)
+    operator.make_secret("tls", tls_crt="x", tls_key="x")
+    values = {"image": {"digest": f"sha256:{'c' * 64}"}, "baseDomain": "t.example.net"}
+    (tmp_path / "values.yaml").write_text(json.dumps(values | {"control": {"publicUrl": "https://api.example.net"}}))
+
+    async def opens_with(path: Path) -> str:
+        config = ControlConfig.model_validate({"data_dir": tmp_path, "database_url": url, "master_key_file": path})
+        async with open_operations(config) as (operations, _):
+            return operations.context.cursor_key.hex()
+
+    sealed = await opens_with(key)
+    printed = ""
+    for block in blocks("rotate.md"):
+        if block.variant == "kubernetes_master_key":
+            printed += await operator.do(block.text)
+    assert "values sealed again" in printed
+    assert not key.exists()
+    assert await opens_with(operator.state / "secrets" / "qanat-master-key-2" / "master.key") == sealed

@@ -81,7 +81,10 @@ def _with_config(context: typer.Context) -> ControlConfig:
 
 @app.command("rotate-master-key")
 def rotate_master_key(context: typer.Context) -> None:
-    """Make a new master key and seal every secret again. Running control planes need not stop."""
+    """Make a new master key, or take that of next_master_key_file, and seal every secret again.
+
+    Running control planes need not stop.
+    """
     config = _with_config(context)
 
     async def work() -> None:
@@ -90,7 +93,10 @@ def rotate_master_key(context: typer.Context) -> None:
 
         async with open_operations(config) as (operations, found):
             key_id, count = await rotate_master_key(operations.context, found.organization_id)
-        print(f"master key {key_id} in {config.master_key_path}; {count} values sealed again")
+        place = config.next_master_key_file or config.master_key_path
+        print(f"master key {key_id} in {place}; {count} values sealed again")
+        if config.next_master_key_file is not None:
+            print("now make this file master_key_file, and take next_master_key_file away")
 
     _run(work())
 
@@ -126,7 +132,7 @@ def restore(context: typer.Context, file: Annotated[Path, typer.Argument(help="A
 
         with file.open("rb") as source:
             async with open_database(config) as database:
-                count = await restore(database, source, config.master_key_path, Vault(secrets.token_bytes))
+                count = await restore(database, source, config.master_key_paths, Vault(secrets.token_bytes))
         print(f"{count} rows restored")
 
     _run(work())

@@ -185,6 +185,8 @@ class ControlConfig(Section):
     """File with `database_url`, for URLs that hold a password."""
     master_key_file: Path | None = None
     """Default: `data_dir/master.key`, created at the first start. Without it nothing opens: back it up apart."""
+    next_master_key_file: Path | None = None
+    """The key to rotate to, where `master_key_file` cannot be written, as in a Secret; both are read."""
     domain_base: str = "tunnel.localhost"
     """Tunnels get `<label>.<domain_base>`. Changing it affects new tunnels only."""
     bootstrap: Bootstrap = Bootstrap()
@@ -224,6 +226,11 @@ class ControlConfig(Section):
     @property
     def master_key_path(self) -> Path:
         return self.master_key_file or self.data_dir / "master.key"
+
+    @property
+    def master_key_paths(self) -> tuple[Path, ...]:
+        """Every file whose keys may open the database."""
+        return (self.master_key_path, *([self.next_master_key_file] if self.next_master_key_file else []))
 
     @property
     def bootstrap_path(self) -> Path:

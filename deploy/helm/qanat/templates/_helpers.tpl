@@ -58,6 +58,19 @@ https://{{ include "qanat.fullname" . }}-control.{{ .Release.Namespace }}.svc:87
   "service_keys" (list
     (dict "name" "edge" "role" "edge" "key_file" "/etc/qanat/service-keys/edge")
     (dict "name" "gateway" "role" "gateway" "key_file" "/etc/qanat/service-keys/gateway")) -}}
+{{- if .Values.secrets.nextMasterKey -}}
+{{- $_ := set $fixed "next_master_key_file" "/etc/qanat/next-master-key/master.key" -}}
+{{- end -}}
+{{- $console := dict "playground" (dict
+  "gateway_url" (printf "https://%s-gateway.%s.svc:8788" (include "qanat.fullname" .) .Release.Namespace)
+  "ca_file" "/etc/qanat/tls/ca.crt") -}}
+{{- if .Values.secrets.consoleClient -}}
+{{- if not (dig "console" "single_sign_on" false .Values.control.config) -}}
+{{- fail "secrets.consoleClient is the secret of control.config.console.single_sign_on, which is not set" -}}
+{{- end -}}
+{{- $_ := set $console "single_sign_on" (dict "client_secret_file" "/etc/qanat/console-client/client-secret") -}}
+{{- end -}}
+{{- $_ := set $fixed "console" $console -}}
 {{- toYaml (mergeOverwrite (deepCopy .Values.control.config) $fixed) -}}
 {{- end -}}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -87,12 +87,12 @@ def _decode(table: Table, values: dict[str, Any]) -> dict[str, Any]:
     return decoded
 
 
-async def restore(database: Database, file: IO[bytes], master_key_path: Path, vault: Vault) -> int:
+async def restore(database: Database, file: IO[bytes], master_key_paths: Sequence[Path], vault: Vault) -> int:
     """Put a backup into an empty, migrated database: all of it or nothing. Raises `BackupUnusable`."""
     async with database.write() as session:
         connection = await session.connection()
         count = await connection.run_sync(_read_rows, file)
-        await load_data_keys(session, vault, master_key_path)  # without the master key it would be a heap of noise
+        await load_data_keys(session, vault, master_key_paths)  # without the master key it would be a heap of noise
         bump = update(tables.CounterRow).where(tables.CounterRow.name == "changes")
         await session.execute(bump.values(value=tables.CounterRow.value + CURSOR_LEAP))
         await session.execute(delete(tables.ChangeRow))

@@ -49,7 +49,7 @@ async def bootstrap(context: Context) -> Bootstrapped:
         # Whoever inserts the counter first holds its lock: a second process waits here until the first has committed.
         await insert_new(session, CounterRow, name="changes", value=0)
         await session.execute(select(CounterRow).where(CounterRow.name == "changes").with_for_update())
-        if not await load_data_keys(session, context.vault, config.master_key_path):
+        if not await load_data_keys(session, context.vault, config.master_key_paths):
             new_data_key(session, context.vault, masters[0], context.now())
         context.cursor_key = await _ensure_sealed(session, context.vault, "cursor")
         organization = await _ensure_organization(session, context)

@@ -76,7 +76,7 @@ class Context:
         """A sealed value in clear. Another process may have rotated keys meanwhile: then they are loaded again."""
         if not self.vault.knows(sealed):
             async with self.database.read() as session:
-                await load_data_keys(session, self.vault, self.config.master_key_path)
+                await load_data_keys(session, self.vault, self.config.master_key_paths)
         return self.vault.open(sealed, context)
 
     def wake_followers(self) -> None:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -68,9 +69,9 @@ def ensure_master_key(path: Path) -> list[Key]:
     return read_master_keys(path)
 
 
-async def load_data_keys(session: AsyncSession, vault: Vault, path: Path) -> bool:
+async def load_data_keys(session: AsyncSession, vault: Vault, paths: Sequence[Path]) -> bool:
     """Fill the vault from the database; False when there is no data key yet. Raises `MasterKeyMissing`."""
-    masters = {key.id: key for key in read_master_keys(path)}
+    masters = {key.id: key for path in paths for key in read_master_keys(path)}
     rows = (await session.scalars(select(DataKeyRow).order_by(DataKeyRow.created_at, DataKeyRow.id))).all()
     for row in rows:
         vault.keys[row.id] = unwrap(masters, row.master_id, row.id, row.wrapped)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -29,6 +30,7 @@ from qanat.control.store.tables import (
     TunnelRow,
 )
 from qanat.control.store.vault import KEY_SIZE, Key, wrap
+from qanat.errors import ConfigInvalid
 
 BATCH = 500
 
@@ -53,12 +55,38 @@ SEALED = (
 
 
 async def rotate_master_key(context: Context, organization_id: str) -> tuple[str, int]:
-    """Returns the new master key's id and how many values were sealed again. Raises `ConfigInvalid`."""
-    path = context.config.master_key_path
+    """Returns the new master key's id and how many values were sealed again. Raises `ConfigInvalid`.
+
+    The new key is that of `next_master_key_file`, which some other hand has put there and will put in the place of
+    `master_key_file`; without that setting a new one is made and written.
+    """
+    config = context.config
+    if config.next_master_key_file is not None:
+        new = _read_next(config.master_key_path, config.next_master_key_file)
+        return new.id, await _rotate(context, organization_id, new)
+    path = config.master_key_path
     old, new = read_master_keys(path), Key(context.random_bytes(KEY_SIZE))
-    write_master_keys(path, [new, *old])  # whichever of the two steps is reached last, the file opens the database
+    try:
+        write_master_keys(path, [new, *old])  # whichever of the two steps is reached last, the file opens the database
+    except OSError as error:
+        hint = "where it cannot be, put a new key into another file and set next_master_key_file"
+        raise ConfigInvalid([f"master_key_file: {path} cannot be written ({error.strerror}); {hint}"]) from None
+    count = await _rotate(context, organization_id, new)
+    write_master_keys(path, [new])
+    return new.id, count
+
+
+def _read_next(path: Path, next_path: Path) -> Key:
+    new = read_master_keys(next_path)[0]
+    if new.id in {key.id for key in read_master_keys(path)}:
+        raise ConfigInvalid([f"next_master_key_file: {next_path} holds a key that master_key_file has already"])
+    return new
+
+
+async def _rotate(context: Context, organization_id: str, new: Key) -> int:
+    """Wrap every data key by `new`, and seal everything under one more; all of it or nothing."""
     async with context.database.write() as session:
-        await load_data_keys(session, context.vault, path)
+        await load_data_keys(session, context.vault, context.config.master_key_paths)
         await _rewrap(session, context, new)
         new_data_key(session, context.vault, new, context.now())
         count = 0
@@ -66,8 +94,7 @@ async def rotate_master_key(context: Context, organization_id: str) -> tuple[str
             count += await _reseal(session, context, column)
         actor = Actor(id="local", kind="local", organization_id=organization_id)
         audit(session, context, actor, "master_key.rotate", new.id, sealed_again=count)
-    write_master_keys(path, [new])
-    return new.id, count
+    return count
 
 
 async def _rewrap(session: AsyncSession, context: Context, master: Key) -> None:
