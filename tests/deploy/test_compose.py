@@ -25,6 +25,7 @@ from tests.support.requirements import requirement
 
 COMPOSE = Path(__file__).parents[2] / "deploy" / "compose"
 FILES = ["customer/compose.yaml", "customer/compose.join.yaml", "operator/compose.yaml", "all-in-one/compose.yaml"]
+OPERATORS = ("operator/compose.yaml", "operator/compose.single-sign-on.yaml")
 PUBLISHES = {"control", "edge", "gateway", "qanat"}
 SERVICE_KEYS = {
     *("image", "user", "read_only", "security_opt", "cap_drop", "logging", "profiles", "entrypoint", "command"),
@@ -94,11 +95,24 @@ def test_every_part_understands_its_file() -> None:
     assert gateway.edge.base_domain == control.domain_base
     assert edge.clients.listen_addr.rpartition(":")[2] == gateway.edge.address.rpartition(":")[2]
     assert "tickets" in load_config(COMPOSE / "customer/config/mcp-proxy.yaml").routes
-    mounted = {
-        f"/run/secrets/{name}" for name in yaml.safe_load((COMPOSE / "operator/compose.yaml").read_text())["secrets"]
-    }
+    mounted = {f"/run/secrets/{name}" for file in OPERATORS for name in secrets_of(file)}
     named = set(re.findall(r"/run/secrets/[\w-]+", "".join(path.read_text() for path in config.iterdir())))
     assert named <= mounted
+
+
+def secrets_of(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((COMPOSE / file).read_text())["secrets"]
+    return found
+
+
+def test_single_sign_on_needs_only_its_comment_signs_taken_away() -> None:
+    text = (COMPOSE / "operator/config/control.yaml").read_text()
+    control = ControlConfig.model_validate(yaml.safe_load(text.replace("\n  # ", "\n  ").replace("People", "# People")))
+    sign_on = control.console.single_sign_on
+    assert sign_on is not None
+    assert sign_on.client_secret_file == Path("/run/secrets/console-client-secret")
+    mounted = services("operator/compose.single-sign-on.yaml")["control"]["secrets"]
+    assert mounted == list(secrets_of("operator/compose.single-sign-on.yaml")) == ["console-client-secret"]
 
 
 @pytest.mark.slow

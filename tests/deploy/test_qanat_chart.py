@@ -186,6 +186,7 @@ def test_no_secret_is_made_by_the_chart() -> None:
         (merged(MINIMAL, {"image": {"digest": ""}}), "image.digest is required"),
         (merged(MINIMAL, {"gateway": {"ingress": {"enabled": True}}}), "gateway.ingress.host"),
         (merged(MINIMAL, {"egde": {}}), "egde"),
+        (merged(MINIMAL, {"secrets": {"consoleClient": "x"}}), "control.config.console.single_sign_on"),
     ],
 )
 def test_what_cannot_work_does_not_render(values: dict[str, Any], said: str) -> None:
