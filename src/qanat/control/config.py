@@ -96,6 +96,7 @@ class SingleSignOn(Section):
     issuer: str
     """As the provider writes it, byte for byte; its discovery document is below it."""
     client_id: str = Field(min_length=1)
+    """This console's id at the provider."""
     client_secret_file: Path | None = None
     """File with the client's secret, read at each sign-in. Without any secret, PKCE alone protects the exchange."""
     client_secret: SecretStr | None = None

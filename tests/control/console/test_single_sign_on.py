@@ -7,15 +7,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import jwt
 import pytest
 
-from qanat.control.config import Console
-from qanat.errors import ConfigInvalid
 from tests.support.console import text_of
 from tests.support.control import ControlThread, SteppedClock, control_config, recorded_logs
 from tests.support.openid_stub import CLIENT_SECRET, OpenIDStub, Visitor, openid_stub
@@ -388,25 +385,3 @@ def test_an_address_that_tries_too_often_has_to_wait(start_control: StartControl
     with httpx2.Client(base_url=control.url, trust_env=False) as client:
         statuses = [client.post("/console/sign-in", data={"credential": "guess"}).status_code for _ in range(3)]
     assert statuses == [401, 401, 429]
-
-
-@pytest.mark.parametrize(
-    ("section", "said"),
-    [
-        ({"operator_sign_in": False}, "nobody could get in"),
-        ({"single_sign_on": {"issuer": "https://a.example", "client_id": "x"}}, "set manage or read_only"),
-        (
-            {"single_sign_on": {"issuer": "https://a.example", "client_id": "x", "manage": ["a"], "scopes": ["email"]}},
-            "scopes must have openid",
-        ),
-    ],
-)
-def test_a_configuration_that_lets_nobody_in_is_refused(section: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        Console.model_validate(section)
-
-
-def test_a_secret_that_cannot_be_read_stops_the_start(start_control: StartControl, tmp_path: Path) -> None:
-    settings = {"issuer": "https://a.example", "client_id": "x", "manage": ["a"], "client_secret_file": tmp_path / "no"}
-    with pytest.raises(ConfigInvalid, match="client_secret_file"):
-        start_control({"console": {"single_sign_on": settings}})
