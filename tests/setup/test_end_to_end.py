@@ -20,6 +20,7 @@ from qanat.client.transport import open_tunnel
 from qanat.clock import SystemClock
 from qanat.connector import server as connector
 from qanat.connector.config import ConnectorConfig
+from qanat.dev.request import Answer, HopFailed, ask, example_request
 from qanat.ids import TunnelID
 from qanat.pki.material import fingerprint, load_certificate, load_certificates
 from qanat.proxy import server as proxy
@@ -167,6 +168,23 @@ async def test_the_documented_recipe_serves_end_to_end(in_use: Customer, tmp_pat
     await in_use.wait_for_new_certificate(both)
     async with in_use.client(made / "ca.crt") as client:
         assert await call(client, in_use.host) < 500
+    async with TunnelsClient(in_use.stack.control.url, credential) as api:
+        for other in await api.list_certificates(TunnelID(in_use.stack.tunnel_id)):
+            if other.fingerprint != record.fingerprint:
+                await api.archive_certificate(TunnelID(in_use.stack.tunnel_id), other.id)
+    answer = await ask_until_answered(in_use.stack)
+    assert answer.blocks("mcp_tool_result"), "the gateway verifies with the CA made by hand alone"
+    assert not any(block["is_error"] for block in answer.blocks("mcp_tool_result"))
+
+
+async def ask_until_answered(stack: Stack) -> Answer:
+    """The gateway's answer, once it has heard of the certificates that count now."""
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            try:
+                return await ask(stack, example_request(stack, "qanat-demo"))
+            except HopFailed:
+                await asyncio.sleep(0.1)
 
 
 @pytest.mark.slow
