@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import json
 import logging
 import sys
@@ -150,12 +151,15 @@ class JSONFormatter(LineFormatter):
         second = int(created)
         if self._second[0] != second:  # most lines share their second with the one before
             JSONFormatter._second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        text = _NAMES.get(level) or logging.getLevelName(level).lower()
         members = fields if isinstance(fields, str) else self._encode(fields)[1:-1]
-        return (
-            f'{{"time": "{self._second[1]}.{int((created - second) * 1e6):06d}Z", "level": {quote(text)}, '
-            f'"msg": {quote(msg)}, "logger": {quote(name)}{", " if members else ""}{members}}}'
-        )
+        stamp = f'{{"time": "{self._second[1]}.{int((created - second) * 1e6):06d}Z", '
+        return f"{stamp}{_head(level, msg, name)}{', ' if members else ''}{members}}}"
+
+
+@functools.lru_cache(maxsize=256)
+def _head(level: int, msg: str, name: str) -> str:
+    text = _NAMES.get(level) or logging.getLevelName(level).lower()
+    return f'"level": {quote(text)}, "msg": {quote(msg)}, "logger": {quote(name)}'
 
 
 class TextFormatter(LineFormatter):

@@ -17,13 +17,18 @@ there are servers that see it, and a proxy must not change what they decide.
 """
 
 MAX_FIELDS = 200
-_MAX_NAMES, _MAX_KEPT_NAME = 2048, 64
-"""How many field names are remembered, and how long they may be for that."""
+_KEPT, _MAX_KEPT = 2048, 128
+"""How much is remembered of what peers send over and over, and how long it may be for that."""
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VISIBLE = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
 """What a field line may hold (RFC 9110 5.5)."""
 _STRUCTURAL = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection"))
 """Fields that decide where a message goes or ends: written in one way only."""
+_RECURRENT = _STRUCTURAL | {
+    b"accept", b"accept-encoding", b"accept-language", b"cache-control", b"content-encoding", b"content-type", b"date",
+    b"keep-alive", b"mcp-protocol-version", b"server", b"user-agent", b"vary", b"via", b"x-accel-buffering",
+}  # fmt: skip
+"""Fields that are the same in message after message, and no secret."""
 
 
 @dataclass(eq=False)
@@ -49,20 +54,11 @@ class Remembering(dict[bytes, J]):
 
     def __missing__(self, name: bytes) -> J:
         said = self._judge(name)
-        if len(name) <= _MAX_KEPT_NAME:
-            if len(self) >= _MAX_NAMES:
+        if len(name) <= _MAX_KEPT:
+            if len(self) >= _KEPT:
                 self.clear()
             self[name] = said
         return said
-
-
-def _lower(name: bytes) -> bytes:
-    if _TOKEN.fullmatch(name) is None:
-        raise HTTPViolation("malformed header field")
-    return name.lower()
-
-
-_LOWER = Remembering(_lower)
 
 
 class Fields:
@@ -139,20 +135,30 @@ def parse_block(block: bytes) -> Fields:
     lines = block.split(b"\r\n")
     if len(lines) > MAX_FIELDS:
         raise HTTPViolation("too many header fields", 431)
-    if len(block.translate(None, _VISIBLE)) != 2 * len(lines) - 2:  # nothing is left but the line ends
-        raise HTTPViolation("control character in a header field")
     fields: list[Header] = []
     by_name: dict[bytes, list[bytes]] = {}
     for line in lines:
-        name, colon, value = line.partition(b":")
-        key = _LOWER[name]
-        if not colon:
-            raise HTTPViolation("malformed header field")
-        value = value.lstrip(b" \t")
-        bare = value.rstrip(b" \t")
-        fields.append((name, bare if key in _STRUCTURAL else value))
-        if key in by_name:
-            by_name[key].append(bare)
-        else:
-            by_name[key] = [bare]
+        key, field, values = _known_lines.get(line) or _read_line(line)
+        fields.append(field)
+        by_name[key] = [*by_name[key], *values] if key in by_name else values
     return Fields(fields, by_name)
+
+
+_known_lines: dict[bytes, tuple[bytes, Header, list[bytes]]] = {}
+"""Lines read before, of fields that recur: the name in lower case, the field, and its value as a list."""
+
+
+def _read_line(line: bytes) -> tuple[bytes, Header, list[bytes]]:
+    if line.translate(None, _VISIBLE):
+        raise HTTPViolation("control character in a header field")
+    name, colon, value = line.partition(b":")
+    if not colon or _TOKEN.fullmatch(name) is None:
+        raise HTTPViolation("malformed header field")
+    key, value = name.lower(), value.lstrip(b" \t")
+    bare = value.rstrip(b" \t")
+    read = key, (name, bare if key in _STRUCTURAL else value), [bare]
+    if key in _RECURRENT and len(line) <= _MAX_KEPT:
+        if len(_known_lines) >= _KEPT:
+            _known_lines.clear()  # peers choose them
+        _known_lines[line] = read
+    return read

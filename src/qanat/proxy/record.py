@@ -86,11 +86,11 @@ class RequestRecord:
         """The exchange is over."""
         duration = self._duration = time.monotonic() - self._started
         self._count(duration)
-        if log.enabled("info"):
+        if self._members:
             error_type = quote(self.error_type) if self.error_type else "null"
             log.info(
                 "request finished",
-                f'{self._members or self._describe()}, "status": {self.status}, "bytes_in": {self.bytes_in}, '
+                f'{self._members}, "status": {self.status}, "bytes_in": {self.bytes_in}, '
                 f'"bytes_out": {self.bytes_out}, "duration_ms": {duration * 1000:.3f}, '
                 f'"ttfb_ms": {self._ttfb * 1000:.3f}, "error_type": {error_type}',
             )
