@@ -16,6 +16,7 @@ class Asked:
 
     method: str
     path: str
+    query: str
     authorization: str
     body: bytes
 
@@ -31,9 +32,11 @@ def http_stub(answer: Answer) -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):
         def serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
-            path, authorization = urlsplit(self.path).path, self.headers.get("authorization", "")
-            status, text = answer(Asked(str(self.command), path, authorization, body))
+            url, authorization = urlsplit(self.path), self.headers.get("authorization", "")
+            status, text = answer(Asked(str(self.command), url.path, url.query, authorization, body))
             self.send_response(status)
+            if text.startswith(b"<"):
+                self.send_header("content-type", "text/html")
             self.send_header("content-length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)

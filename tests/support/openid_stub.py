@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import httpx2
 import jwt
@@ -69,7 +70,15 @@ class OpenIDStub:
         self.authorization = asked.authorization
         if asked.body:
             self.forms.append(dict(parse_qsl(asked.body.decode())))
+        if asked.path == "/authorize":
+            return 200, self.page(dict(parse_qsl(asked.query)))
         return self.answer(asked.path)
+
+    def page(self, query: dict[str, str]) -> bytes:
+        """What a person sees there: a link back, as whoever `claims` says."""
+        self.nonce = query["nonce"]
+        back = f"{query['redirect_uri']}?{urlencode({'state': query['state'], 'code': 'a-code'})}"
+        return f"<!doctype html><title>Provider</title><a href='{html.escape(back)}'>Continue</a>".encode()
 
     def answer(self, path: str) -> tuple[int, bytes]:
         """Status and body for a request."""
