@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import SecretStr
 
@@ -127,6 +127,8 @@ class Stack:
 
     def __post_init__(self) -> None:
         self._parts: dict[str, Part[Any]] = {}
+        self._addresses: dict[str, str] = {}
+        self._ports: dict[str, int] = {}
         self._keys = {role: secrets.token_urlsafe(32) for role in ("edge", "gateway")}
 
     control: ControlServer = field(init=False)
@@ -197,6 +199,16 @@ class Stack:
         """Stop one part and leave the others as they are."""
         await self._parts.pop(name).stop()
 
+    async def start_part(self, name: Literal["samples", "edge", "connector", "gateway"]) -> None:
+        """Start a part again that was stopped, where it was. Raises `PartFailed`."""
+        starts = {
+            "samples": self._start_samples,
+            "edge": self._start_edge,
+            "connector": self.start_connector,
+            "gateway": self._serve_gateway,
+        }
+        await starts[name]()
+
     async def close(self) -> None:
         """Stop everything, callers first."""
         for name in ("gateway", "connector", "proxy", "edge", "control", "samples"):
@@ -214,16 +226,25 @@ class Stack:
         self.say("operator certificates: connector listener, client listener, gateway")
         await asyncio.to_thread(self._make_operator_pki)
         self.say("edge: one door for connectors, one for clients")
-        self.edge = await self._part("edge", edge.serve(self._edge_config()))
+        await self._start_edge()
+
+    async def _start_edge(self) -> None:
+        self.edge = await self._part("edge", edge.serve(self.edge_config()))
+        self._addresses["connectors"] = join(self.edge.connector_address)
+        self._addresses["clients"] = join(self.edge.client_address)
 
     async def _start_customer(self) -> None:
         self.say("MCP servers: tickets and kb, over SQLite")
-        self.samples = await self._part("samples", samples.serve(self.directory))
+        await self._start_samples()
         self.say("setup init: a tunnel, its CA and server certificate, the token")
         await self._run_setup()
         self.say(f"proxy for *.{self.tunnel_domain}")
         self.proxy = await self._part("proxy", proxy.serve(self._proxy_config()))
         await self.start_connector()
+
+    async def _start_samples(self) -> None:
+        self.samples = await self._part("samples", samples.serve(self.directory, self._ports))
+        self._ports = {name: int(url.rpartition(":")[2]) for name, url in self.samples.urls.items()}
 
     async def start_connector(self) -> None:
         """Start the connector, for the first time or after it was stopped. Raises `PartFailed`."""
@@ -239,7 +260,11 @@ class Stack:
         self.say("gateway: Messages API")
         key = await self._ask_operator("/admin/v1/api_keys", {"name": "dev"})
         self.api_key = SecretStr(key["key"])
+        await self._serve_gateway()
+
+    async def _serve_gateway(self) -> None:
         self.gateway = await self._part("gateway", gateway.serve(self._gateway_config()))
+        self._addresses["gateway"] = self.gateway.url.removeprefix("http://")
         self.control.operations.playground.gateway_url = self.gateway.url
 
     async def _run_setup(self) -> None:
@@ -284,17 +309,22 @@ class Stack:
             shutdown_timeout=SHORT,
         )
 
-    def _edge_config(self) -> edge_config.EdgeConfig:
+    def edge_config(self, **changes: Any) -> edge_config.EdgeConfig:
+        """The edge's, at the addresses it had when it ran before; `changes` make it another node's."""
+
         def files(name: str) -> edge_config.CertificateFiles:
             return edge_config.CertificateFiles(
                 certificate_file=self.pki / f"{name}.pem", key_file=self.pki / f"{name}-key.pem"
             )
 
+        def address(door: str) -> str:
+            return self._addresses.get(door, f"{LOOPBACK}:0")
+
         return edge_config.EdgeConfig.model_validate(
             {
-                "connectors": {"listen_addr": f"{LOOPBACK}:0", "tls": files("connector-listener")},
+                "connectors": {"listen_addr": address("connectors"), "tls": files("connector-listener")},
                 "clients": {
-                    "listen_addr": f"{LOOPBACK}:0",
+                    "listen_addr": address("clients"),
                     "tls": files("client-listener"),
                     "client_ca_file": self.pki / "client-ca.pem",
                     "allowed_addresses": [f"{LOOPBACK}/32"],
@@ -302,6 +332,7 @@ class Stack:
                 "client_organizations": [{"san": GATEWAY_NAME, "organizations": "*"}],
                 "control": {"url": self.control.url, "service_key": self._keys["edge"]},
                 "drain_timeout": SHORT,
+                **changes,
             }
         )
 
@@ -337,7 +368,7 @@ class Stack:
             base_domain=BASE_DOMAIN,
         )
         return GatewayConfig(
-            listen=self.listen,
+            listen=self._addresses.get("gateway", self.listen),
             control=gateway_config.ControlSection(url=self.control.url, service_key=SecretStr(self._keys["gateway"])),
             edge=section,
             models=self.models,

@@ -25,6 +25,8 @@ REQUIREMENTS: dict[str, str] = {
     "console:narrow": "No page scrolls sideways on a phone 360 px wide",
     "console:light": "The first pages weigh under 100 kB together, ask nobody else and do not jump",
     "console:live": "An open page tells by itself what changed, in a real browser",
+    "console:live:killed": "A killed connector and a killed edge are told and named, also where no route is watched",
+    "console:live:focus": "What changes by itself takes neither focus nor selection nor scroll position",
     "console:playground": "A playground lists and calls tools, and shows each hop's time",
     "console:playground:private": "The playground keeps no argument, result or token, and its ticket is for one request",
     "console:playground:path": "The playground takes the way of every call, and names the hop that fails",

@@ -13,7 +13,7 @@ REQUIREMENTS: dict[str, str] = {
     "edge:node-lost": "Streams through a node that dies end with a reason, and new ones find another node",
     "edge:fail-static": "Without the control plane what is known goes on; what changed meanwhile holds once it is back",
     "edge:traffic": "Operators are told what each tunnel carried, every byte once, also when the node stops",
-    "edge:lease": "A node that falls silent, and what it held, is told within seconds; its successor does not inherit it",
+    "edge:lease": "A node that falls silent is told within seconds, and its successor does not inherit what it held",
     "edge:first-times": "First use of a tunnel and whether a connector is known are true over all nodes and restarts",
     "edge:push": "Archiving, rotation and certificates take effect at once, by push",
     "edge:events": "Operators see connectors registered, refused and lost, clients refused, and a tunnel's first use",

@@ -151,7 +151,7 @@ class CanarySection(Section):
 
     enabled: bool = True
     interval: Duration = timedelta(seconds=3)
-    """From one round to the next. A verdict that is not renewed for ten seconds counts as unknown."""
+    """From one round to the next. A verdict that is not renewed for eight seconds counts as unknown."""
     timeout: Duration = timedelta(seconds=4)
     """How long one probe may take."""
 

@@ -15,6 +15,8 @@ class Database:
     """Small enough to be asked from the event loop: every question takes microseconds."""
 
     def __init__(self, name: str, path: Path | None = None) -> None:
+        if path is not None:
+            path.unlink(missing_ok=True)
         self._connection = sqlite3.connect(path or ":memory:", isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         self._connection.executescript(files("qanat.samples").joinpath(f"{name}.sql").read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,14 +41,15 @@ class Samples:
 
 
 @contextlib.asynccontextmanager
-async def serve(data_dir: Path | None = None) -> AsyncIterator[Samples]:
-    """Every sample, each with its database in `data_dir` or in memory."""
+async def serve(data_dir: Path | None = None, ports: Mapping[str, int] | None = None) -> AsyncIterator[Samples]:
+    """Every sample, each with its database in `data_dir` or in memory, at its port of `ports` or any."""
     running = Samples({})
     async with contextlib.AsyncExitStack() as stack:
         for name, make_server in SAMPLES.items():
             database = Database(name, data_dir / f"{name}.db" if data_dir else None)
             stack.callback(database.close)
-            serving = serve_mcp(make_server(database), on_served=running.served.append)
+            port = (ports or {}).get(name, 0)
+            serving = serve_mcp(make_server(database), port=port, on_served=running.served.append)
             running.urls[name] = await stack.enter_async_context(serving)
         yield running
 

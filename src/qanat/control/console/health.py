@@ -50,6 +50,7 @@ def judge(
     certificates: list[Certificate],
     connectors: list[Connector],
     routes: list[WatchedRoute],
+    edge_is_up: bool,
     now: datetime,
 ) -> Verdict:
     """Pure: what the facts amount to. The worst of the watched routes counts."""
@@ -59,6 +60,8 @@ def judge(
         return Verdict("No certificate", "warn", "Gateway: refuses calls, because no CA certificate is registered.")
     if not count_trusted(certificates, now):
         return Verdict("Expired", "bad", "Gateway: refuses calls, because every registered CA certificate has expired.")
+    if not connectors and not edge_is_up:
+        return Verdict("Not connected", "bad", "Edge: no node is heard of, and so no connector.")
     if not connectors:
         return Verdict("Not connected", "bad", "Connector: none is connected to any edge.")
     return _judge_path(connectors, routes)
@@ -108,11 +111,12 @@ async def look(visit: Visit, tunnel_id: str) -> Health:
     tunnel = await operations.tunnels.retrieve(actor, tunnel_id)
     certificates = (await operations.certificates.list_page(actor, tunnel_id, LIVE_CERTIFICATES)).data
     connectors = await operations.connectors.of_tunnel(actor, tunnel_id)
+    edge_is_up = await operations.connectors.edge_is_up()
     until = now.replace(second=0, microsecond=0) + STEP
     traffic = await operations.events.traffic(actor, tunnel_id, until - STEPS * STEP, until, STEP)
     calls = await operations.events.list_page(actor, LAST_CALLS, tunnel_id=tunnel_id, kinds=("call",))
     return Health(
-        tunnel, judge(tunnel, certificates, connectors, routes, now), connectors, certificates,
+        tunnel, judge(tunnel, certificates, connectors, routes, edge_is_up, now), connectors, certificates,
         count_trusted(certificates, now), routes, calls.data, _plots(traffic, until),
     )  # fmt: skip
 

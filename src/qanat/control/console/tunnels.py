@@ -55,11 +55,12 @@ async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
     operations, now = visit.operations, visit.operations.context.now()
     ids = [tunnel.id for tunnel in tunnels]
     connected, watched = await operations.connectors.of_tunnels(ids), await operations.watches.of_tunnels(ids)
+    edge_is_up = await operations.connectors.edge_is_up()
     verdicts = {}
     for tunnel in tunnels:
         certificates = await operations.certificates.list_page(visit.actor, tunnel.id, LIVE_CERTIFICATES)
         routes = watched.get(tunnel.id, [])
-        verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, []), routes, now)
+        verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, []), routes, edge_is_up, now)
     return verdicts
 
 

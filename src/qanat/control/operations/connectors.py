@@ -91,6 +91,13 @@ class Connectors:
                 found.setdefault(row.tunnel_id, []).append(_show(row, leases.silent_since(row)))
         return found
 
+    async def edge_is_up(self) -> bool:
+        """Whether any edge node is heard of. Also true when none has ever been: those of older versions say nothing."""
+        query = select(EdgeNodeRow.seen_at).order_by(EdgeNodeRow.seen_at.desc()).limit(1)
+        async with self._context.database.read() as session:
+            newest = (await session.scalars(query)).first()
+        return newest is None or self._context.now() - max(newest, self._started) <= LEASE
+
 
 class _Leases:
     """When each instance of a node was last heard of, judged at one moment."""

@@ -22,8 +22,8 @@ from qanat.control.store.database import insert_new
 from qanat.control.store.tables import EventRow, TunnelRow, WatchRow
 from qanat.ids import TunnelID
 
-STALE = timedelta(seconds=10)
-"""A verdict older than this is unknown. Probes come every few seconds."""
+STALE = timedelta(seconds=8)
+"""A verdict older than this is unknown. Probes come every three seconds, and take four at most."""
 MAX_PER_TUNNEL = 20
 _ROUTE = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _PATH = re.compile(r"/[\x21\x24-\x3b\x3d\x40-\x5b\x5d\x5f\x61-\x7a\x7e%]*")
