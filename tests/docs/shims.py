@@ -6,6 +6,7 @@ places inside a container or below / mapped to folders of the test. What a guide
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ ENTRYPOINTS = {
     "/qanat": ["qanat"],
     "/healthcheck": [sys.executable, str(Path(__file__).parents[2] / "deploy/image/healthcheck")],
 }
+READY = {"qanat-edge.service": "http://127.0.0.1:9464/metrics"}
 PATIENCE = 30.0
 
 
@@ -282,8 +284,9 @@ def systemctl(words: list[str], root: str) -> None:
         assert line
         if "Type=oneshot" not in text:
             command = replaced(line[1]).replace("/var/lib/", f"{root}/var/lib/").replace("=/etc/", f"={root}/etc/")
-            start(unit, command.split(), {"TUNNEL_CACERT": os.environ["TUNNEL_CACERT"]})
-            wait_for(lambda: ready(replaced("http://127.0.0.1:20241/ready")), unit)
+            start(unit, command.split(), {name: os.environ[name] for name in ("TUNNEL_CACERT",) if name in os.environ})
+            url = replaced(READY.get(unit, "http://127.0.0.1:20241/ready"))
+            wait_for(functools.partial(ready, url), unit)
     if verb == "is-active":
         assert all(alive(int((STATE / f"{unit}.pid").read_text())) for unit in units)
         print("active")

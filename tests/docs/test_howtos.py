@@ -1,18 +1,13 @@
-"""Every how-to of the deployment is followed, command by command, against a real control plane and a real edge."""
+"""Every how-to of the customer's side is followed, command by command, against a real control plane and a real edge."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,92 +15,10 @@ import pytest
 
 from qanat.api.http import Call, JSONClient
 from qanat.api.tunnels import TunnelsClient
-from qanat.control.config import ControlConfig
-from qanat.control.server import open_operations
 from qanat.ids import TunnelID
 from qanat.stack import Stack, join
+from tests.docs.following import IMAGE, ROOT, Follower, blocks, free_port
 from tests.docs.shims import alive
-from tests.support.postgres import Postgres, find_programs, running_postgres
-
-ROOT = Path(__file__).parents[2]
-HOWTO = ROOT / "docs" / "howto"
-BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?^( *)```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-IMAGE = f"example.net/image@sha256:{'d' * 64}"
-
-
-@dataclass(frozen=True)
-class Block:
-    variant: str
-    language: str
-    text: str
-
-
-def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page."""
-    found = []
-    for variant, indent, language, text in BLOCK.findall((HOWTO / page).read_text()):
-        found.append(Block(variant, language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)))
-    return found
-
-
-@dataclass
-class Follower:
-    """Runs a page's blocks in a folder, with stand-ins for what this machine does not have."""
-
-    work: Path
-    state: Path
-
-    def install(self) -> None:
-        """Put the stand-ins where a shell finds them."""
-        shims = self.state / "bin"
-        shims.mkdir(parents=True)
-        (shims / "qanat").symlink_to(Path(sys.executable).with_name("qanat"))
-        for name in ("docker", "helm", "kubectl", "sudo"):
-            script = f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(ROOT)!r}]\n"
-            (shims / name).write_text(f"{script}from tests.docs.shims import main\nmain()\n")
-            (shims / name).chmod(0o755)
-
-    def environment(self) -> dict[str, str]:
-        raise NotImplementedError
-
-    async def do(self, text: str, **more: str) -> str:
-        """Run one block as a shell would, stopping at the first failure."""
-        environment = self.environment() | more
-        script = f"set -euo pipefail\n{text}"
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-c", script), cwd=self.work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        try:
-            async with asyncio.timeout(120):
-                output = (await process.communicate())[0].decode()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        logs = "\n".join(path.read_text() for path in self.state.glob("*.log"))
-        assert process.returncode == 0, f"{text}\n--- said:\n{output}\n--- logs:\n{logs[-4000:]}"
-        return output
-
-
-@dataclass
-class Operator(Follower):
-    """Somebody in the operator's Compose folder."""
-
-    replace: dict[str, str]
-    redis_port: str
-    postgres: Postgres
-
-    def environment(self) -> dict[str, str]:
-        return {
-            "PATH": f"{self.state / 'bin'}:{os.environ['PATH']}",
-            "SHIM_STATE": str(self.state),
-            "SHIM_REPLACE": json.dumps({**self.replace, "10.0.0.0/8, 172": "127.0.0.0/8, 10.0.0.0/8, 172"}),
-            "SHIM_REDIS_PORT": self.redis_port,
-            "SHIM_PSQL": f"{self.postgres.programs}/psql -q -h 127.0.0.1 -p {self.postgres.port}"
-            f" -U {self.postgres.superuser} postgres",
-            "QANAT": "qanat",
-            **dict.fromkeys(("QANAT_OPERATOR_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE"), IMAGE),
-        }
 
 
 @dataclass
@@ -175,12 +88,6 @@ class Reader(Follower):
 
     def processes(self) -> list[int]:
         return [int(path.read_text()) for path in self.state.glob("*.pid")]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture
@@ -304,97 +211,3 @@ async def test_production_on_vms(reader: Reader) -> None:
     names = await reader.do("tar -tf tunnel.tar")
     assert "tunnel/tls.key" in names
     assert "ca.key" not in names
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    with running_postgres(programs, strict=True) as server:
-        yield server
-
-
-async def test_run_the_operators_side(tmp_path: Path, postgres: Postgres) -> None:
-    work = tmp_path / "operator"
-    shutil.copytree(ROOT / "deploy/compose/operator", work, ignore=shutil.ignore_patterns("secrets", ".env"))
-    api, connectors, clients, nodes, redis, health, edge_metrics, messages = (free_port() for _ in range(8))
-    replace = {
-        "0.0.0.0:8787": f"127.0.0.1:{api}",
-        "127.0.0.1:8787": f"127.0.0.1:{api}",
-        "https://control:8787": f"https://127.0.0.1:{api}",
-        '":7844"': f'"127.0.0.1:{connectors}"',
-        "127.0.0.1:7844": f"127.0.0.1:{connectors}",
-        '":8443"': f'"127.0.0.1:{clients}"',
-        "edge:8443": f"127.0.0.1:{clients}",
-        "advertise_host: edge": f'advertise_host: 127.0.0.1\n  listen_addr: "127.0.0.1:{nodes}"',
-        "postgres:5432": f"127.0.0.1:{postgres.port}",
-        "redis://redis:6379": f"redis://127.0.0.1:{redis}",
-        '":9090"': f'"127.0.0.1:{edge_metrics}"',
-        "127.0.0.1:9090": f"127.0.0.1:{edge_metrics}",
-        "0.0.0.0:9091": f"127.0.0.1:{health}",
-        "127.0.0.1:9091": f"127.0.0.1:{health}",
-        "0.0.0.0:8788": f"127.0.0.1:{messages}",
-    }
-    operator = Operator(work, tmp_path / "state", replace, str(redis), postgres)
-    operator.install()
-    printed = ""
-    try:
-        for block in blocks("run-the-operators-side.md"):
-            text = block.text
-            for old, new in replace.items():
-                text = text.replace(old, new)
-            printed += await operator.do(text)
-        rotation = next(block for block in blocks("rotate.md") if block.variant == "compose_master_key")
-        printed += await operator.do(rotation.text)
-    finally:
-        for path in (tmp_path / "state").glob("*.pid"):
-            if alive(pid := int(path.read_text())):
-                os.kill(pid, signal.SIGKILL)
-    assert "ready: tnl_" in printed
-    assert "every hop that was checked works" in printed
-    assert "values sealed again" in printed
-    assert postgres.execute("SELECT count(*) FROM tunnels", "qanat").strip() == "1"
-
-
-@dataclass
-class ClusterOperator(Follower):
-    """Somebody with the operator's chart and its Secrets."""
-
-    def environment(self) -> dict[str, str]:
-        path = f"{self.state / 'bin'}:{os.environ['PATH']}"
-        return {"PATH": path, "SHIM_STATE": str(self.state), "OPERATOR_CHART": str(ROOT / "deploy/helm/qanat")}
-
-    def make_secret(self, name: str, **keys: str) -> Path:
-        folder = self.state / "secrets" / f"qanat-{name}"
-        folder.mkdir(parents=True)
-        for key, value in keys.items():
-            (folder / key.replace("__", "-").replace("_", ".")).write_text(value)
-        return folder
-
-
-async def test_rotate_the_master_key_on_kubernetes(tmp_path: Path) -> None:
-    operator = ClusterOperator(tmp_path, tmp_path / "state")
-    operator.install()
-    key = operator.make_secret("master-key", master_key=f"first {b64encode(os.urandom(32)).decode()}\n") / "master.key"
-    url = f"sqlite:///{tmp_path / 'control.db'}"
-    operator.make_secret("database", database__url=url)
-    operator.make_secret("bootstrap", token="b" * 40)
-    operator.make_secret("service-keys", edge="e" * 40, gateway="g" * 40)
-    operator.make_secret("tls", tls_crt="x", tls_key="x")
-    values = {"image": {"digest": f"sha256:{'c' * 64}"}, "baseDomain": "t.example.net"}
-    (tmp_path / "values.yaml").write_text(json.dumps(values | {"control": {"publicUrl": "https://api.example.net"}}))
-
-    async def opens_with(path: Path) -> str:
-        config = ControlConfig.model_validate({"data_dir": tmp_path, "database_url": url, "master_key_file": path})
-        async with open_operations(config) as (operations, _):
-            return operations.context.cursor_key.hex()
-
-    sealed = await opens_with(key)
-    printed = ""
-    for block in blocks("rotate.md"):
-        if block.variant == "kubernetes_master_key":
-            printed += await operator.do(block.text)
-    assert "values sealed again" in printed
-    assert not key.exists()
-    assert await opens_with(operator.state / "secrets" / "qanat-master-key-2" / "master.key") == sealed

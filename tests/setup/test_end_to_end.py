@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
@@ -102,6 +103,7 @@ async def customer(stack: Stack) -> AsyncIterator[Customer]:
             cacert=stack.pki / "connector-listener-ca.pem",
             protocol="http2",
             url=f"http://{join(running.address)}",
+            grace_period=timedelta(seconds=1),
         )
         async with connector.serve(joined) as dialled:
             async with asyncio.timeout(TIMEOUT):
