@@ -82,7 +82,7 @@ def test_a_pipelined_request_waits_until_it_is_asked_for() -> None:
     reader = RequestReader()
     reader.receive_data(GOOD_REQUESTS["length"] + b"GET /next HTTP/1.1\r\nHost: y\r\n\r\n")
     assert isinstance(reader.events_received()[-1], MessageEnded)
-    assert reader.buffered
+    assert reader.waiting
     reader.next_message()
     first = reader.events_received()[0]
     assert isinstance(first, RequestReceived)

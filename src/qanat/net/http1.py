@@ -110,35 +110,31 @@ class MessageReader(Codec[HTTPEvent]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._rest = b""
+        self.waiting = b""
+        """What waits for the rest of a head, or for `next_message`."""
         self._scanned = 0
         self._state = self._read_head
         self._remaining = 0
         self._framing = Framing.NONE
 
     @property
-    def buffered(self) -> int:
-        """Bytes that wait for the rest of a head, or for `next_message`."""
-        return len(self._rest)
-
-    @property
     def idle(self) -> bool:
         """Whether no message has begun."""
-        return self._state == self._read_head and not self._rest
+        return self._state == self._read_head and not self.waiting
 
     def next_message(self) -> None:
         """The message that ended has been dealt with: read the next one, beginning with what is here already."""
         self._state = self._read_head
-        if self._rest:
+        if self.waiting:
             self.receive_data(b"")
 
     def take_rest(self) -> bytes:
         """Bytes behind the message; the connection is no longer ours to parse."""
-        rest, self._rest = self._rest, b""
+        rest, self.waiting = self.waiting, b""
         return rest
 
     def receive_data(self, data: bytes) -> None:
-        data = self._rest + data if self._rest else data
+        data = self.waiting + data if self.waiting else data
         position = 0
         try:
             while position < len(data):
@@ -147,7 +143,7 @@ class MessageReader(Codec[HTTPEvent]):
                     break
                 position = reached
         finally:
-            self._rest = data[position:] if position else data
+            self.waiting = data[position:] if position else data
 
     def receive_eof(self) -> None:
         """The peer ended its direction: the end of a body that only its end delimits. Raises `UnexpectedEnd`."""

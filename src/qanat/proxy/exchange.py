@@ -149,7 +149,9 @@ class Exchange:
     def body_ended(self, trailers: Headers = ()) -> None:
         """The request is complete."""
         # Trailers come after a policy has judged the headers, and some upstreams take them for headers.
-        self._body_ended, self._trailers = True, () if self._filter is not None else passing_trailers(trailers)
+        self._body_ended = True
+        if trailers and self._filter is None:
+            self._trailers = passing_trailers(trailers)
         if self._upstream is not None:
             self._upstream.end_body(self._trailers)
         elif self._filter is not None:
@@ -245,7 +247,7 @@ class Exchange:
         self.record.route, self.record.upstream = route.name, route.upstream
         if self._sni and self._sni != host and not forwarder.table.serves_both(self._sni, host):
             raise Misdirected
-        if not route.allows(request):
+        if route.paths is not None and not route.allows(request.path):
             raise PathDenied
         self._headers = upstream_headers(
             request.headers,
@@ -365,7 +367,7 @@ class Exchange:
             if rest:
                 self.record.bytes_out += len(rest)
                 self._caller.send_body(rest)
-        self._caller.send_end(passing_trailers(trailers))
+        self._caller.send_end(trailers and passing_trailers(trailers))
         self._finish()
 
     def upstream_lost(self, error: ProxyError) -> None:

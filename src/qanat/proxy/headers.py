@@ -112,4 +112,4 @@ def may_name_an_origin(headers: Fields) -> bool:
 
 def passing_trailers(trailers: Headers) -> Headers:
     """Trailers without the fields that mean something else before the body than after it (RFC 9110 6.5.1)."""
-    return trailers and tuple(header for header in trailers if header[0].lower() not in _TRAILER_DROPPED)
+    return tuple(header for header in trailers if header[0].lower() not in _TRAILER_DROPPED)

@@ -55,7 +55,7 @@ class HTTP1Inbound(Inbound):
             self._refuse(violation)
             return
         self._hear_events()
-        if self._reader.buffered > MAX_PIPELINED:
+        if len(self._reader.waiting) > MAX_PIPELINED:
             self._update_reading()
 
     def eof_received(self) -> bool | None:
@@ -195,19 +195,22 @@ class HTTP1Inbound(Inbound):
             self._discard_timer = None
         if self._close_after or self._draining:
             self.transport.close()
-        elif self._reader.buffered:  # later, or a row of pipelined requests would end in as many calls within calls
-            self._loop.call_soon(self._next_pipelined)
+        elif self._reader.waiting:  # later, or a row of pipelined requests would end in as many calls within calls
+            self._loop.call_soon(self._take_up_pipelined)
         else:
-            self._next()
+            self._be_ready()
+            self._reader.next_message()
 
-    def _next_pipelined(self) -> None:
-        if not self.lost and not self.transport.is_closing():
-            self._next()
-
-    def _next(self) -> None:
+    def _be_ready(self) -> None:
         self._exchange = None
         self._rest()
-        self._update_reading()
+        if self._reading_paused:
+            self._update_reading()
+
+    def _take_up_pipelined(self) -> None:
+        if self.lost or self.transport.is_closing():
+            return
+        self._be_ready()
         try:
             self._reader.next_message()
         except HTTPViolation as violation:
@@ -222,7 +225,7 @@ class HTTP1Inbound(Inbound):
             self.transport.close()
 
     def _update_reading(self) -> None:
-        wanted = not self._body_paused and (self._answered or self._reader.buffered <= MAX_PIPELINED)
+        wanted = not self._body_paused and (self._answered or len(self._reader.waiting) <= MAX_PIPELINED)
         if wanted == self._reading_paused and not self.lost:
             self._reading_paused = not wanted
             if wanted:

@@ -7,7 +7,7 @@ import secrets
 import time
 
 from qanat.log import get_logger, quote
-from qanat.net.http1_fields import Fields, Remembering
+from qanat.net.http1_fields import Remembering
 from qanat.proxy.errors import ProxyError
 from qanat.proxy.filters import RequestOutcome
 from qanat.proxy.incoming import IncomingRequest
@@ -18,13 +18,8 @@ CLIENT_LEFT = 499
 _HASH_KEY = secrets.token_bytes(32)
 
 
-def session_hash(headers: Fields) -> str | None:
-    """Twelve hex digits that stand for an MCP session in logs: keyed anew in each process, so of no use elsewhere."""
-    sessions = headers.by_name.get(b"mcp-session-id")
-    return _SESSION_HASHES[sessions[0]] if sessions else None
-
-
 def _hash(session: bytes) -> str:
+    """Twelve hex digits that stand for an MCP session in logs: keyed anew in each process, so of no use elsewhere."""
     return hashlib.blake2b(session, key=_HASH_KEY, digest_size=6).hexdigest()
 
 
@@ -121,5 +116,5 @@ class RequestRecord:
             f'"path": {quote(request.path)}, "upstream": {quote(self.upstream)}, '
             f'"proto": "HTTP/{request.protocol.decode("ascii")}"'
         )
-        session = session_hash(request.headers)
-        return f'{text}, "session": "{session}"' if session else text
+        sessions = request.headers.by_name.get(b"mcp-session-id")
+        return f'{text}, "session": "{_SESSION_HASHES[sessions[0]]}"' if sessions else text

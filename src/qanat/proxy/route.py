@@ -13,7 +13,6 @@ from qanat.proxy.config import ProxyConfig, RouteConfig
 from qanat.proxy.dial import Destination, Dialler
 from qanat.proxy.filters import RouteFilter
 from qanat.proxy.guard import AddressGuard
-from qanat.proxy.incoming import IncomingRequest
 from qanat.proxy.pool import Pool, UpstreamPool
 from qanat.proxy.routes import Authority
 from qanat.proxy.stdio.upstream import StdioPool
@@ -44,6 +43,7 @@ class Route:
     def __post_init__(self) -> None:
         timeouts = self.config.timeouts
         self.upstream = self.destination.url.authority
+        self.paths = self.config.paths
         self.max_in_flight = self.config.max_in_flight
         self.header_timeout = timeouts.response_header.total_seconds()
         self.idle_timeout = timeouts.stream_idle.total_seconds()
@@ -54,14 +54,13 @@ class Route:
         """The `Host` to send upstream. Always with the port, because servers match `name:*`."""
         return authority.encoded if self.host_header == "preserve" else self._host
 
-    def allows(self, request: IncomingRequest) -> bool:
-        """Whether its path is among those let through. Prefixes end at a segment's end."""
-        if self.config.paths is None:
+    def allows(self, path: str) -> bool:
+        """Whether the path is among those let through. Prefixes end at a segment's end."""
+        if self.paths is None:
             return True
-        path = request.path
         if _DOUBTFUL.search(path):
             return False  # an upstream may read such a path as another one
-        return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in self.config.paths)
+        return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in self.paths)
 
 
 def guard_for(config: ProxyConfig, name: str, route: RouteConfig) -> AddressGuard:

@@ -248,7 +248,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _finish(self, listener: ResponseListener, trailers: Headers) -> None:
         self._listener = None
-        reusable = self._keep_alive and self._request_done and not self._reader.buffered and not self._full
+        reusable = self._keep_alive and self._request_done and not self._reader.waiting and not self._full
         listener.response_ended(trailers)
         if not reusable or self._outgoing or self.transport.is_closing():
             self.transport.close()
