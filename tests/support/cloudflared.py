@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,9 +82,16 @@ def _command(directory: Path) -> list[str]:
 
 @asynccontextmanager
 async def cloudflared(
-    edge: Edge, protocol: str, url: str | None, *, connections: int = 4, token: str | None = None, **env: str
+    edge: Edge,
+    protocol: str,
+    url: str | None,
+    *,
+    connections: int = 4,
+    token: str | None = None,
+    prefix: Sequence[str] = (),
+    **env: str,
 ) -> AsyncIterator[Cloudflared]:
-    """A cloudflared with `connections` slots at `edge`; stopped at the end."""
+    """A cloudflared with `connections` slots at `edge`; stopped at the end. `prefix` puts it somewhere else."""
     (edge.directory / "none.yml").write_text("{}\n")
     variables = {
         "PATH": os.environ["PATH"],
@@ -99,6 +106,7 @@ async def cloudflared(
         **({} if url is None else {"TUNNEL_URL": url}),
     }
     process = await asyncio.create_subprocess_exec(
+        *prefix,
         *_command(edge.directory),
         env=variables | env,
         stdin=asyncio.subprocess.DEVNULL,
