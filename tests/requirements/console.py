@@ -40,5 +40,4 @@ REQUIREMENTS: dict[str, str] = {
     "console:limits": "Attempts to sign in, and calls of the playground, are limited",
 }
 
-GAPS: dict[str, str] = {
-}
+GAPS: dict[str, str] = {}

@@ -118,7 +118,7 @@ class Principal(Message):
     scopes: frozenset[str]
     subject: str
     """An id for logs and audit: `svac_…`, `apikey_…` or `user_…`."""
-    kind: Literal["access_token", "api_key", "tunnels_api_key", "session", "bootstrap", "playground"]
+    kind: Literal["access_token", "api_key", "tunnels_api_key", "session", "bootstrap", "playground", "admin_key"]
     expires_at: datetime | None = None
 
 
