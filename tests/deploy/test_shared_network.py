@@ -126,8 +126,8 @@ async def test_the_proxy_restarts_and_the_connector_is_not_touched(
             token, url = tunnel.token.encode(), "http://localhost:8080"
             await stack.enter_async_context(cloudflared(target, "http2", url, token=token, prefix=network.prefix))
         else:
-            options = (f"--edge={target.address}", f"--cacert={target.cacert}", "--url=http://localhost:8080")
-            options += ("--protocol=http2", "--grace-period=1s")
+            options = [f"--edge={target.address}", f"--cacert={target.cacert}", "--url=http://localhost:8080"]
+            options += ["--protocol=http2", "--grace-period=1s"]
             await stack.enter_async_context(running(network, "connector", *options, TUNNEL_TOKEN=tunnel.token.encode()))
         where = f"https://tickets.{tunnel.record.domain}/mcp"
         async with running(network, "proxy", f"-config={config}"):
