@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,8 @@ class Chain:
     target: Target
     processes: Processes
     counted: dict[str, int]
-
-    @property
-    def target_json(self) -> dict[str, Any]:
-        """The target, for the load's job."""
-        return asdict(self.target)
+    upstream: int = 0
+    """The process id of the upstream, to see that it is not what is measured."""
 
 
 @dataclass
@@ -37,6 +34,10 @@ class Builder:
     ground: Ground
     upstream_port: int
     tunnels: int = 10
+    upstream: int = 0
+    """The upstream's process id."""
+    connections: int = 4
+    """How many a connector keeps: each carries 250 streams of stock cloudflared's, 1,000 of ours."""
 
     def build(self, name: str) -> Chain:
         """Start a chain. Raises `ChainFailed`."""
@@ -44,7 +45,9 @@ class Builder:
         logs.mkdir(exist_ok=True)
         processes = Processes(logs)
         try:
-            return CHAINS[name].build(self, name, processes)
+            chain = CHAINS[name].build(self, name, processes)
+            chain.upstream = self.upstream
+            return chain
         except BaseException:
             processes.stop()
             raise
@@ -57,7 +60,7 @@ class Builder:
         config = {**self._proxy(free_port()), "connector": self._connector(connectors)}
         path = self.ground.file(f"{name}.yaml", json.dumps(config))
         joined = processes.python("join", "-m", "qanat", "join", "--config", str(path))
-        processes.wait_for_log("join", "Registered tunnel connection", 4)
+        processes.wait_for_log("join", "Registered tunnel connection", self.connections)
         return Chain(name, self._through_edge(clients), processes, {"edge": edge, "join": joined})
 
     def apart(self, name: str, processes: Processes) -> Chain:
@@ -67,7 +70,7 @@ class Builder:
         config = {**self._connector(connectors), "url": f"http://127.0.0.1:{port}"}
         path = self.ground.file(f"{name}.yaml", json.dumps(config))
         connector = processes.python("connector", "-m", "qanat", "connector", "run", "--config", str(path))
-        processes.wait_for_log("connector", "Registered tunnel connection", 4)
+        processes.wait_for_log("connector", "Registered tunnel connection", self.connections)
         return Chain(
             name, self._through_edge(clients), processes, {"edge": edge, "connector": connector, "proxy": proxy}
         )
@@ -81,19 +84,21 @@ class Builder:
             os.environ["QANAT_CLOUDFLARED"],
             "tunnel",
             "--no-autoupdate",
+            "--ha-connections",
+            str(self.connections),
             "run",
             "--url",
             f"http://127.0.0.1:{port}",
             env={
                 "TUNNEL_TOKEN": self.ground.file("tunnel-token").read_text(),
-                "TUNNEL_EDGE": ",".join([f"127.0.0.1:{connectors}"] * 4),
+                "TUNNEL_EDGE": ",".join([f"127.0.0.1:{connectors}"] * self.connections),
                 "TUNNEL_CACERT": str(self.ground.pki("connector-listener-ca.pem")),
                 "TUNNEL_TRANSPORT_PROTOCOL": "http2",
                 "TUNNEL_NO_PRECHECKS": "true",
                 "TUNNEL_METRICS": f"127.0.0.1:{free_port()}",
             },
         )
-        processes.wait_for_log("cloudflared", "Registered tunnel connection", 4)
+        processes.wait_for_log("cloudflared", "Registered tunnel connection", self.connections)
         return Chain(
             name, self._through_edge(clients), processes, {"edge": edge, "connector": connector, "proxy": proxy}
         )
@@ -108,7 +113,7 @@ class Builder:
         config = {**self._proxy(free_port()), "connector": self._connector(connectors)}
         path = self.ground.file(f"{name}.yaml", json.dumps(config))
         joined = processes.python("join", "-m", "qanat", "join", "--config", str(path))
-        processes.wait_for_log("join", "Registered tunnel connection", 4)
+        processes.wait_for_log("join", "Registered tunnel connection", self.connections)
         counted = {"home": home, "away": away, "join": joined, "redis": redis}
         return Chain(name, self._through_edge(clients), processes, counted)
 
@@ -195,7 +200,8 @@ class Builder:
     def _connector(self, port: int) -> dict[str, Any]:
         return {
             "token_file": str(self.ground.file("tunnel-token")),
-            "edge": [f"127.0.0.1:{port}"] * 4,
+            "edge": [f"127.0.0.1:{port}"] * self.connections,
+            "ha_connections": self.connections,
             "cacert": str(self.ground.pki("connector-listener-ca.pem")),
             "protocol": "http2",
         }

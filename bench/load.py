@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import ssl
 import sys
 import time
@@ -39,6 +40,8 @@ class Target:
     port: int
     host: str
     layers: tuple[str, ...]
+    receive_buffer: int = 0
+    """Bytes the kernel may keep for each of our sockets; 0 leaves it alone."""
     outer_name: str = ""
     """The name on the edge's certificate."""
     outer_ca: str = ""
@@ -106,7 +109,9 @@ class Session(asyncio.Protocol):
         self.ready: asyncio.Future[None] = loop.create_future()
         self._host, self._tally = host, tally
         self._on_done: Callable[[], None] = lambda: None
-        self.slow = False
+        self.rest: tuple[int, float] | None = None
+        """After so many bytes, read nothing for so many seconds."""
+        self._taken = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = as_transport(transport)
@@ -142,6 +147,11 @@ class Session(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         self._tally.bytes += len(data)
         self._tally.events += data.count(b"\n\n")
+        self._taken += len(data)
+        if self.rest is not None and self._taken >= self.rest[0]:
+            self._taken = 0
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(self.rest[1], self.transport.resume_reading)
 
     def on_message_complete(self) -> None:
         self._tally.latencies.append(time.perf_counter() - self._begun)
@@ -167,10 +177,19 @@ class Dialler:
         protocol: asyncio.Protocol = session
         for layer in reversed(self._target.layers):
             protocol = self._wrap(layer, protocol, session)
-        await asyncio.get_running_loop().create_connection(lambda: protocol, "127.0.0.1", self._target.port)
+        await asyncio.get_running_loop().create_connection(lambda: protocol, sock=await self._connect())
         async with asyncio.timeout(60):
             await session.ready
         return session
+
+    async def _connect(self) -> socket.socket:
+        connected = socket.socket()
+        connected.setblocking(False)
+        if self._target.receive_buffer:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._target.receive_buffer)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", self._target.port))
+        return connected
 
     def _wrap(self, layer: str, above: asyncio.Protocol, session: Session) -> asyncio.Protocol:
         host = self._target.host
@@ -261,11 +280,35 @@ async def run_bulk(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None:
 
 
 async def run_idle(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None:
-    """`sessions` that make one call and then only exist; says so on standard output and waits for a line."""
+    """`sessions` that make one call and then only exist, and are weighed."""
     sessions = await open_all(dialler, job["sessions"])
     _begin(tally)
     await _closed_loop(sessions, tally, len(sessions))
-    print("idle", flush=True)
+    await _weigh()
+
+
+async def run_slow(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None:
+    """`bytes` down, `times` in all and `at_once`, to readers that rest, while one that sleeps is owed as much.
+
+    The chain is weighed after each; the sleeper wakes at the end, and then must get the whole of it.
+    """
+    path = f"/bulk?bytes={job['bytes']}"
+    sleeper, *readers = await open_all(dialler, 1 + job["at_once"])
+    _begin(tally)
+    sleeper.transport.pause_reading()
+    owed = asyncio.create_task(_all_done([sleeper], "GET", path))
+    for reader in readers:
+        reader.rest = job["rest_after"], job["rest_for"]
+    for _ in range(job["times"] // len(readers)):
+        await _all_done(readers, "GET", path)
+        await _weigh()
+    sleeper.transport.resume_reading()
+    await owed
+
+
+async def _weigh() -> None:
+    """Let the harness weigh the chain as it is now."""
+    print("weigh", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 
 
@@ -292,6 +335,7 @@ RUNS = {
     "events": run_events,
     "bulk": run_bulk,
     "idle": run_idle,
+    "slow": run_slow,
 }
 
 

@@ -1,7 +1,7 @@
 """What a chain costs: CPU time and memory of its processes, as the kernel counted them.
 
-CPU comes from `/proc/PID/task/*/schedstat` (nanoseconds on a core, threads that have ended are kept in the last
-reading), memory is PSS from `smaps_rollup`, so shared pages are divided among those who share them.
+CPU comes from `/proc/PID/task/*/schedstat` (nanoseconds on a core, of the threads that live), memory is PSS
+from `smaps_rollup`, so shared pages are divided among those who share them.
 """
 
 from __future__ import annotations

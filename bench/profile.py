@@ -6,38 +6,44 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.chains import Builder
-from bench.ground import Ground, Processes, free_port
+from bench.chains import Chain
+from bench.stage import stage
 from bench.workloads import calls, measure
 
 SECONDS = 8
+RATE = 250
+"""Samples a second."""
+CALLS = 4000 * SECONDS
+"""More than are answered while the samples are taken."""
 
 
 def profile_chain(name: str, output: Path) -> int:
     """Write `<chain>-<role>.svg` for each of our processes; the number of those that failed."""
     output.mkdir(exist_ok=True)
-    ground = Ground()
-    upstream = Processes(ground.directory)
-    try:
-        port = free_port()
-        upstream.python("upstream", "-m", "bench.upstream", str(port))
-        upstream.wait_for_log("upstream", "ready")
-        chain = Builder(ground, port).build(name)
+    with stage() as make_builder:
+        chain = make_builder(10).build(name)
         try:
-            failed = 0
-            for role, pid in chain.counted.items():
-                path = output / f"{name}-{role}.svg"
-                spy = subprocess.Popen(
-                    [str(Path(sys.executable).with_name("py-spy")), "record", "-p", str(pid), "-d", str(SECONDS),
-                     "-r", "500", "-o", str(path)],
-                    stdout=subprocess.DEVNULL,
-                )  # fmt: skip
-                measure(chain, calls(32, 2500 * SECONDS))
-                failed += spy.wait() != 0
-                print(f"written: {path}")
-            return failed
+            spies = {role: _spy(pid, output / f"{name}-{role}.svg") for role, pid in _python(chain).items()}
+            measure(chain, calls(32, CALLS))
+            return sum(_finish(spy, output / f"{name}-{role}.svg") for role, spy in spies.items())
         finally:
             chain.processes.stop()
-    finally:
-        upstream.stop()
-        ground.remove()
+
+
+def _python(chain: Chain) -> dict[str, int]:
+    """The processes that py-spy can look into."""
+    own = Path(sys.executable).resolve()
+    return {role: pid for role, pid in chain.counted.items() if Path(f"/proc/{pid}/exe").resolve() == own}
+
+
+def _spy(pid: int, path: Path) -> subprocess.Popen[bytes]:
+    command = [str(Path(sys.executable).with_name("py-spy")), "record", "-p", str(pid)]
+    options = ["--duration", str(SECONDS), "--rate", str(RATE), "--output", str(path)]
+    return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _finish(spy: subprocess.Popen[bytes], path: Path) -> bool:
+    """Wait for it; whether it failed."""
+    _, error = spy.communicate(timeout=SECONDS + 60)
+    print(f"written: {path}" if spy.returncode == 0 else f"{path.name}: {error.decode(errors='replace')}")
+    return spy.returncode != 0

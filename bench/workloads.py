@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.chains import Chain
@@ -14,6 +14,7 @@ from bench.measure import CPUMeter, percentile, pss_bytes
 
 MB = 1024 * 1024
 JOB_TIMEOUT = 180.0
+UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,15 @@ class Workload:
     job: dict[str, Any]
     only: tuple[str, ...] = ()
     quick: bool = False
+    alone: bool = False
+    """On a chain of its own: memory is compared with that of one that has done nothing yet."""
+    connections: int = 4
+    """How many the connector keeps, on a chain of its own if these are not four."""
+    once: bool = False
+    """In the first round only: it holds or it does not."""
 
 
 TUNNEL = ("join", "apart", "cloudflared", "ssh", "relay")
-EVERYBODY: tuple[str, ...] = ()
 
 
 def calls(sessions: int, count: int) -> dict[str, Any]:
@@ -43,12 +49,28 @@ WORKLOADS = {
     "events, 200 streams": Workload(
         {"kind": "events", "sessions": 200, "events": 50, "every": 50}, (*TUNNEL, "haproxy")
     ),
-    "events, 1000 streams": Workload({"kind": "events", "sessions": 1000, "events": 20, "every": 200}, TUNNEL[:3]),
+    "events, 1000 streams": Workload(
+        {"kind": "events", "sessions": 1000, "events": 20, "every": 200}, TUNNEL[:3], alone=True, connections=8
+    ),
     "64 MB down": Workload({"kind": "bulk", "direction": "down", "bytes": 64 * MB, "times": 2}, quick=True),
     "64 MB up": Workload({"kind": "bulk", "direction": "up", "bytes": 64 * MB, "times": 2}),
-    "idle, 240 sessions": Workload({"kind": "idle", "sessions": 240}, TUNNEL[:3]),
-    "idle, 1000 sessions": Workload({"kind": "idle", "sessions": 1000}, TUNNEL[:3]),
-    "idle, 4000 sessions": Workload({"kind": "idle", "sessions": 4000}, TUNNEL[:1]),
+    "64 MB down, 20 times, slow readers": Workload(
+        {
+            "kind": "slow",
+            "bytes": 64 * MB,
+            "times": 20,
+            "at_once": 4,
+            "rest_after": 2 * MB,
+            "rest_for": 0.01,
+            "receive_buffer": 4096,
+        },
+        ("join",),
+        alone=True,
+        once=True,
+    ),
+    "idle, 240 sessions": Workload({"kind": "idle", "sessions": 240}, TUNNEL[:3], alone=True, connections=8),
+    "idle, 1000 sessions": Workload({"kind": "idle", "sessions": 1000}, TUNNEL[:3], alone=True, connections=8),
+    "idle, 4000 sessions": Workload({"kind": "idle", "sessions": 4000}, TUNNEL[:1], alone=True, connections=8),
 }
 
 
@@ -64,10 +86,16 @@ class Measurement:
     bytes: int
     p50: float
     p99: float
+    expected: int
+    """Calls, or events where those are counted, that a chain which loses nothing delivers."""
     load_busy: float
+    """Share of a core that the load took; the upstream's is beside it."""
+    upstream_busy: float
     memory: int
     memory_before: int
     cpu_by_role: dict[str, float] = field(default_factory=dict)
+    memory_by_role: dict[str, int] = field(default_factory=dict)
+    """Bytes more than before the load."""
 
 
 class LoadFailed(Exception):
@@ -76,37 +104,43 @@ class LoadFailed(Exception):
 
 def measure(chain: Chain, job: dict[str, Any]) -> Measurement:
     """Run a job against a chain that is up. Raises `LoadFailed`."""
-    meters = {role: CPUMeter((pid,)) for role, pid in chain.counted.items()}
-    pids = tuple(chain.counted.values())
-    before = pss_bytes(pids)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
+    command = [sys.executable, "-m", "bench.load"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        watchdog = threading.Timer(JOB_TIMEOUT, process.kill)  # a chain that stalls fails, and the run goes on
+        watchdog.start()
+        try:
+            return _attend(chain, job, process)
+        except (BrokenPipeError, ValueError) as error:
+            raise LoadFailed(f"the load broke off for {job['kind']} through {chain.name}: {error}") from error
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def _attend(chain: Chain, job: dict[str, Any], process: subprocess.Popen[str]) -> Measurement:
+    """Read the meters when the load says so."""
     assert process.stdout is not None
-    memory = 0
-    watchdog = threading.Timer(JOB_TIMEOUT, process.kill)  # a chain that stalls fails, and the run goes on
-    watchdog.start()
-    try:
-        _say(process, json.dumps({**job, "target": chain.target_json}))
-        for line in process.stdout:
-            if line.startswith("begin"):
-                for meter in meters.values():
-                    meter.start()
-                _say(process, "go")
-            elif line.startswith("idle"):
-                memory = pss_bytes(pids)
-                _say(process, "done")
-            elif line.startswith("result "):
-                cpu = {role: meter.read() for role, meter in meters.items()}
-                return _to_measurement(json.loads(line[7:]), cpu, memory or pss_bytes(pids), before)
-    except (BrokenPipeError, ValueError) as error:
-        raise LoadFailed(f"the load broke off for {job['kind']} through {chain.name}: {error}") from error
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
+    meters = {role: CPUMeter((pid,)) for role, pid in {**chain.counted, UPSTREAM: chain.upstream}.items()}
+    before = _weigh(chain)
+    weights = []
+    target = replace(chain.target, receive_buffer=job.get("receive_buffer", 0))
+    _say(process, json.dumps({**job, "target": asdict(target)}))
+    for line in process.stdout:
+        if line.startswith("begin"):
+            for meter in meters.values():
+                meter.start()
+            _say(process, "go")
+        elif line.startswith("weigh"):
+            weights.append(_weigh(chain))
+            _say(process, "done")
+        elif line.startswith("result "):
+            cpu = {role: meter.read() for role, meter in meters.items()}
+            return _to_measurement(json.loads(line[7:]), job, cpu, before, weights or [_weigh(chain)])
     raise LoadFailed(f"no result for {job['kind']} through {chain.name}")
+
+
+def _weigh(chain: Chain) -> dict[str, int]:
+    return {role: pss_bytes((pid,)) for role, pid in chain.counted.items()}
 
 
 def _say(process: subprocess.Popen[str], line: str) -> None:
@@ -115,8 +149,16 @@ def _say(process: subprocess.Popen[str], line: str) -> None:
     process.stdin.flush()
 
 
-def _to_measurement(result: dict[str, Any], cpu: dict[str, float], memory: int, before: int) -> Measurement:
+def _to_measurement(
+    result: dict[str, Any],
+    job: dict[str, Any],
+    cpu: dict[str, float],
+    before: dict[str, int],
+    weights: list[dict[str, int]],
+) -> Measurement:
     latencies = result["latencies"] or [0.0]
+    upstream = cpu.pop(UPSTREAM)
+    heaviest = {role: max(weight[role] for weight in weights) for role in before}
     return Measurement(
         wall=result["wall"],
         cpu=sum(cpu.values()),
@@ -126,8 +168,26 @@ def _to_measurement(result: dict[str, Any], cpu: dict[str, float], memory: int, 
         bytes=result["bytes"],
         p50=percentile(latencies, 0.5),
         p99=percentile(latencies, 0.99),
+        expected=expected_units(job),
         load_busy=result["load_busy"],
-        memory=memory,
-        memory_before=before,
+        upstream_busy=upstream / result["wall"],
+        memory=sum(heaviest.values()),
+        memory_before=sum(before.values()),
         cpu_by_role=cpu,
+        memory_by_role={role: heaviest[role] - before[role] for role in before},
     )
+
+
+def expected_units(job: dict[str, Any]) -> int:
+    """Calls, or events where those are counted, that a chain which loses nothing delivers."""
+    match job["kind"]:
+        case "events":
+            return int(job["sessions"] * job["events"])
+        case "slow":
+            return int(job["times"] + 1)
+        case "bulk":
+            return int(job["times"])
+        case "idle":
+            return int(job["sessions"])
+        case _:
+            return int(job["calls"])
