@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from qanat.api.internal import Change, Principal, TunnelRecord
+from qanat.clock import Clock, SystemClock
 from qanat.errors import QanatError
 from qanat.gateway.errors import APIError
 from qanat.ids import WorkspaceID
@@ -48,8 +49,8 @@ class Caller:
 class Gatekeeper:
     """Admits callers, remembering the control plane's answers for a moment."""
 
-    def __init__(self, control: ControlPlane) -> None:
-        self._control = control
+    def __init__(self, control: ControlPlane, clock: Clock | None = None) -> None:
+        self._control, self._clock = control, clock or SystemClock()
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
     async def admit(self, headers: Mapping[str, str], now: float) -> Caller:
@@ -78,6 +79,8 @@ class Gatekeeper:
     async def _identify(self, credential: str, workspace: str | None, now: float) -> Principal | None:
         key = hashlib.sha256(f"{workspace or ''}\n{credential}".encode()).digest()
         known = self._known.get(key)
+        if known is not None and self._over(known[1]):
+            known = None
         if known is not None and now < known[0]:
             return known[1]
         try:
@@ -95,6 +98,10 @@ class Gatekeeper:
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return principal
+
+    def _over(self, principal: Principal) -> bool:
+        """Whether its time is up: that counts at once, and while the control plane is down."""
+        return principal.expires_at is not None and principal.expires_at <= self._clock.now()
 
 
 def credential_of(headers: Mapping[str, str]) -> str | None:
