@@ -7,12 +7,13 @@ from datetime import timedelta
 
 import pytest
 
+from qanat.api.internal import Principal
 from qanat.errors import QanatError
 from qanat.gateway.access import LIFETIME, STATIC, Caller, Gatekeeper
 from qanat.gateway.errors import APIError
 from qanat.ids import WorkspaceID
 from tests.support.control import SteppedClock
-from tests.support.gateway import KEY, DictControl, Principal, principal
+from tests.support.gateway import KEY, DictControl, principal
 
 
 class Unsteady(DictControl):
@@ -33,7 +34,7 @@ def admit(gatekeeper: Gatekeeper, now: float) -> Caller:
 def refused(gatekeeper: Gatekeeper, now: float) -> int:
     with pytest.raises(APIError) as caught:
         admit(gatekeeper, now)
-    return caught.value.status
+    return caught.value.http_status
 
 
 def test_a_revoked_credential_is_taken_for_a_few_seconds_and_no_longer() -> None:
