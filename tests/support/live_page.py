@@ -31,7 +31,7 @@ class LivePage:
         try:
             async with asyncio.timeout(BOUND), self.client.stream("GET", f"{self.path}/live") as answer:
                 async for line in answer.aiter_lines():
-                    if line.startswith("data: "):
+                    if line.startswith("data: {"):  # the others only say that the stream lives
                         self.shown.append(to_text(json.loads(line[6:])["html"]))
                         if all(words in self.shown[-1] for words in wanted):
                             return self.shown[-1]

@@ -52,7 +52,7 @@ def fields_of(schema: Mapping[str, Any], filled: Mapping[str, str]) -> list[Fiel
 def _field(name: str, rule: Any, required: bool, filled: Mapping[str, str]) -> Field:
     rule = _narrow(rule) if isinstance(rule, dict) else {}
     kind, choices = _kind(rule)
-    field = Field(name, kind, required, str(rule.get("description") or rule.get("title") or "")[:500], choices, "")
+    field = Field(name, kind, required, str(rule.get("description") or "")[:500], choices, "")
     default = rule.get("default")
     value = filled.get(field.name, "" if default is None else _show(default, kind))
     return Field(name, kind, required, field.description, choices, value)
