@@ -144,7 +144,7 @@ def show_hops(answer: Answer, witness: Witness) -> Iterator[str]:
     yield "what each hop saw, and how long it took (without the hops behind it)"
     yield _hop("gateway", f"everything: the request, {len(paths)} MCP messages, the answer", times.gateway)
     yield _hop("edge", f"{witness.edge.streams} stream, {up:,} bytes up and {down:,} down: {what}", times.edge)
-    yield _hop("connector", f"the same bytes, over {stack.connector.ready_connections} registered connections", None)
+    yield _hop("connector", f"the same bytes; connections registered: {stack.connector.ready_connections}", None)
     yield _hop("proxy", f"in clear: {', '.join(summarize(paths))}", times.proxy)
     yield _hop("upstream", f"in clear: {', '.join(summarize(served))}", times.upstream)
     yield "  (the connector's time is in the edge's: what it relays cannot be told apart)"
