@@ -24,7 +24,7 @@ from tests.support.asgi import serve_asgi
 from tests.support.cloudflared import cloudflared, needs_cloudflared
 from tests.support.edge import DictDirectory, OperatorFiles, make_tunnel, running_edge
 from tests.support.namespaces import Link, Namespace, namespaces, needs_namespaces, own_network
-from tests.support.path import Parts, write_files
+from tests.support.path import Parts, proxy_settings, write_files
 from tests.support.pki import throwaway_ca
 from tests.support.requirements import requirement
 
@@ -79,20 +79,6 @@ async def until_answered(http: httpx2.AsyncClient, url: str) -> None:
             await asyncio.sleep(0.1)
 
 
-def write_config(folder: Path, domain: str, upstream: str) -> Path:
-    settings = {
-        "listen_addr": "127.0.0.1:8080",
-        "tunnel_domain": domain,
-        "tls": {"cert_file": str(folder / "tls.crt"), "key_file": str(folder / "tls.key")},
-        "routes": {"tickets": upstream},
-        "upstream": {"allowed_ips": ["10.77.0.0/16"]},
-        "shutdown_timeout": "1s",
-    }
-    path = folder / "proxy.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 @needs_namespaces
@@ -115,7 +101,12 @@ async def test_the_proxy_restarts_and_the_connector_is_not_touched(
     async with AsyncExitStack() as stack:
         app = Starlette(routes=[Route("/mcp", hello)])
         port = (await stack.enter_async_context(serve_asgi(app, host=link.near_address))).rpartition(":")[2]
-        config = write_config(tmp_path / "proxy", tunnel.record.domain, f"http://{link.near_address}:{port}")
+        routes = {"tickets": f"http://{link.near_address}:{port}"}
+        settings = proxy_settings(
+            tmp_path / "proxy", tunnel.record.domain, routes, listen="127.0.0.1:8080", allowed="10.77.0.0/16"
+        )
+        config = tmp_path / "proxy.yaml"
+        config.write_text(yaml.safe_dump(settings))
         edge = await stack.enter_async_context(
             running_edge(files, directory, connectors={"listen_addr": f"{link.near_address}:0"})
         )

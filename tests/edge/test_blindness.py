@@ -40,7 +40,7 @@ from tests.support.control import EDGE_KEY, control_config
 from tests.support.edge import BASE, CLIENT_NAME, OperatorFiles
 from tests.support.edge_control import ask
 from tests.support.edge_processes import edge_processes
-from tests.support.path import write_files
+from tests.support.path import proxy_settings, write_files
 from tests.support.pki import throwaway_ca
 from tests.support.postgres import find_programs, running_postgres
 from tests.support.redis import redis_server
@@ -56,14 +56,7 @@ ASKED, ANSWERED, PLANTED = (secrets.token_hex(12).encode() for _ in range(3))
 async def proxy_process(folder: Path, domain: str, upstream: str) -> AsyncIterator[tuple[int, int]]:
     """`qanat proxy` with one route; yields its process id and port."""
     port = free_port()
-    settings = {
-        "listen_addr": f"127.0.0.1:{port}",
-        "tunnel_domain": domain,
-        "tls": {"cert_file": str(folder / "tls.crt"), "key_file": str(folder / "tls.key")},
-        "routes": {"tickets": upstream},
-        "upstream": {"allowed_ips": ["127.0.0.0/8"]},
-        "shutdown_timeout": "1s",
-    }
+    settings = proxy_settings(folder, domain, {"tickets": upstream}, listen=f"127.0.0.1:{port}")
     path = folder / "proxy.yaml"
     path.write_text(yaml.safe_dump(settings))
     process = await asyncio.create_subprocess_exec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx2
@@ -13,6 +14,7 @@ from starlette.routing import Route
 
 from qanat.client import TunnelTransport
 from tests.support.asgi import serve_asgi
+from tests.support.edge import TIMEOUT
 from tests.support.path import edge_running, tunnel_running
 from tests.support.requirements import requirement
 
@@ -43,6 +45,8 @@ async def test_a_pooled_session_is_left_after_the_notice(tmp_path: Path) -> None
             assert opened() == 1, "one session carries both"
             for connection in parts.server.connections:
                 parts.server.sessions.move(connection)
-            assert (await http.get(served.url("tickets"))).text == "hello"  # the notice may still be on its way
+            async with asyncio.timeout(TIMEOUT):  # nobody calls, and yet the session is left: a drain need not wait
+                await parts.server.sessions.empty.wait()
+            assert (await http.get(served.url("tickets"))).text == "hello"
             assert (await http.get(served.url("tickets"))).text == "hello"
             assert opened() == 2

@@ -96,14 +96,7 @@ async def tunnel_running(
     tunnel.record = tunnel.record.model_copy(update=owner)
     parts.directory.add(tunnel)
     write_files(folder, ca, tunnel.record.domain)
-    data = {
-        "listen_addr": "127.0.0.1:0",
-        "tunnel_domain": tunnel.record.domain,
-        "tls": {"cert_file": str(folder / "tls.crt"), "key_file": str(folder / "tls.key")},
-        "routes": dict(routes),
-        "upstream": {"allowed_ips": ["127.0.0.0/8"]},
-        "shutdown_timeout": "1s",
-    }
+    data = proxy_settings(folder, tunnel.record.domain, routes)
     config = parse_config(Document(yaml.safe_dump(data).encode(), "config.yaml"))
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(serve_proxy(config, listen=False))
@@ -111,6 +104,20 @@ async def tunnel_running(
         connector = await connect(address, parts.files, tunnel.token, proxy.proxy, connector=uuid.uuid4())
         stack.callback(connector.close)
         yield Served(tunnel, ca, folder)
+
+
+def proxy_settings(
+    folder: Path, domain: str, routes: Mapping[str, str], listen: str = "127.0.0.1:0", allowed: str = "127.0.0.0/8"
+) -> dict[str, object]:
+    """What a proxy's file holds; its certificate is in the folder."""
+    return {
+        "listen_addr": listen,
+        "tunnel_domain": domain,
+        "tls": {"cert_file": str(folder / "tls.crt"), "key_file": str(folder / "tls.key")},
+        "routes": dict(routes),
+        "upstream": {"allowed_ips": [allowed]},
+        "shutdown_timeout": "1s",
+    }
 
 
 def write_files(folder: Path, ca: Pair, domain: str) -> None:

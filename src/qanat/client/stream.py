@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import httpcore2
@@ -89,6 +90,13 @@ class TunnelStream(httpcore2.AsyncNetworkStream):
 
     def __init__(self) -> None:
         self.receiver = Receiver()
+
+    def on_going_away(self, call: Callable[[], None]) -> None:
+        """Have `call` called when the edge asks for no more on this stream."""
+        websocket = self.receiver.transport.get_extra_info("websocket")
+        websocket.on_going_away = call
+        if websocket.going_away:
+            call()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:

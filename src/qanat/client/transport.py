@@ -6,6 +6,7 @@ run at once, up to a limit.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ CONNECT_TIMEOUT = 10.0
 class TunnelBackend(httpcore2.AsyncNetworkBackend):
     """Connects by dialling through the edge."""
 
-    def __init__(self, edge: Edge, anchors: Anchors, told: Told = unheard) -> None:
-        self._edge, self._anchors, self._told = edge, anchors, told
+    def __init__(self, edge: Edge, anchors: Anchors, leave: Callable[[], None], told: Told = unheard) -> None:
+        self._edge, self._anchors, self._leave, self._told = edge, anchors, leave, told
 
     async def connect_tcp(
         self,
@@ -40,7 +41,9 @@ class TunnelBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         if port != 443:
             raise TunnelFailed("unknown_host", "client", "servers behind a tunnel answer on port 443 only")
-        return await dial(self._edge, host, await self._anchors(host), timeout or CONNECT_TIMEOUT, self._told)
+        stream = await dial(self._edge, host, await self._anchors(host), timeout or CONNECT_TIMEOUT, self._told)
+        stream.on_going_away(self._leave)
+        return stream
 
 
 class TunnelTransport(httpx2.AsyncHTTPTransport):
@@ -65,8 +68,30 @@ class TunnelTransport(httpx2.AsyncHTTPTransport):
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
             keepalive_expiry=keepalive_expiry,
-            network_backend=TunnelBackend(edge, anchors, told),
+            network_backend=TunnelBackend(edge, anchors, self._leave, told),
         )
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def _leave(self) -> None:
+        """An edge goes away: the pool leaves busy sessions after their request, and we leave idle ones now."""
+        task = asyncio.get_running_loop().create_task(self._close_idle())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _close_idle(self) -> None:
+        for connection in self._pool.connections:
+            if connection.is_idle() and connection.has_expired():
+                await connection.aclose()
+
+    async def aclose(self) -> None:
+        """Close every session."""
+        for task in list(self._leaving):
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await super().aclose()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 def open_tunnel(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -56,6 +57,8 @@ class WebSocketLayer(Layer):
         """The code of a Close that nothing special is the matter with."""
         self.going_away = False
         """The edge asked us to finish what is running and to dial again."""
+        self.on_going_away: Callable[[], None] = _nothing
+        """Called when it does."""
         self._codec = codec
         self._closing = False
         self._close_seen = False
@@ -101,6 +104,7 @@ class WebSocketLayer(Layer):
                 self._hear_close(event)
             elif isinstance(event, PingReceived) and event.payload == GOING_AWAY_NOTICE:
                 self.going_away = True
+                self.on_going_away()
 
     def _hear_close(self, event: CloseReceived) -> None:
         self._close_seen = True
@@ -154,7 +158,9 @@ class WebSocketLayer(Layer):
         return self._closing or self.below.is_closing()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Also `going_away`, and `websocket_failure`: how it ended, when that was not as it should be."""
+        """Also `going_away`, `websocket` (this), and `websocket_failure`: how it ended, when not as it should."""
+        if name == "websocket":
+            return self
         if name == "going_away":
             return self.going_away
         return self._failure if name == "websocket_failure" else super().get_extra_info(name, default)
@@ -190,6 +196,10 @@ class WebSocketLayer(Layer):
             self._codec.send_ping()
             self.below.write(self._codec.data_to_send())
         self._timer = self._loop.call_later(PING_EVERY, self._keep_alive)
+
+
+def _nothing() -> None:
+    pass
 
 
 class WebSocketServer(WebSocketLayer):
