@@ -10,9 +10,9 @@ from uuid import UUID
 
 import pytest
 
+from qanat.api import event_backlog
 from qanat.api.internal import Change, TunnelRecord
 from qanat.clock import SystemClock
-from qanat.edge import events
 from qanat.edge.cache import CachedDirectory
 from qanat.edge.errors import DirectoryUnavailable
 from qanat.edge.events import EventQueue
@@ -137,7 +137,7 @@ async def test_an_unknown_tunnel_cannot_be_served_without_the_control_plane() ->
 async def test_events_wait_out_an_outage_and_the_oldest_are_dropped_beyond_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(events, "MAX_QUEUE", 3)
+    monkeypatch.setattr(event_backlog, "MAX_QUEUE", 3)
     metrics, directory = Metrics(), DictDirectory()
     queue = EventQueue("node", SystemClock(), metrics)
     await directory.stop()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from qanat.api import event_backlog
 from qanat.api.internal import Event
 from qanat.clock import SystemClock
-from qanat.edge import events
 from qanat.edge.events import EventQueue
 from qanat.edge.metrics import Metrics
 from qanat.edge.server import Edge
@@ -98,7 +98,7 @@ async def test_a_relayed_stream_is_told_of_by_the_clients_node_alone(
 
 
 def test_traffic_waits_when_the_queue_is_half_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_QUEUE", 4)
+    monkeypatch.setattr(event_backlog, "MAX_QUEUE", 4)
     queue = EventQueue("n", SystemClock(), Metrics())
     queue.emit("connectors_snapshot")
     assert not queue.crowded
@@ -107,7 +107,7 @@ def test_traffic_waits_when_the_queue_is_half_full(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_full_queue_drops_the_oldest_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_QUEUE", 2)
+    monkeypatch.setattr(event_backlog, "MAX_QUEUE", 2)
     metrics = Metrics()
     queue = EventQueue("n", SystemClock(), metrics)
     for _ in range(5):

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from qanat.api import event_backlog
 from qanat.api.control_client import ControlUnavailable
 from qanat.api.internal import EventBatch
 from qanat.client import TunnelFailed
 from qanat.clock import SystemClock
-from qanat.gateway import events
 from qanat.gateway.events import EventQueue
 from qanat.gateway.hops import hop_of, hop_of_answer
 from qanat.gateway.metrics import Metrics
@@ -62,7 +62,7 @@ async def test_events_are_handed_over_in_batches_in_their_order() -> None:
 async def test_while_the_control_plane_is_down_the_newest_are_kept_and_the_rest_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(events, "MAX_QUEUE", 5)
+    monkeypatch.setattr(event_backlog, "MAX_QUEUE", 5)
     waiting, metrics = queue()
     for number in range(8):
         waiting.emit("call", TUNNEL, n=number)

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from qanat.errors import QanatError
+from qanat.net.dial import StandIn
 from qanat.net.http1 import (
     BodyReceived,
     HTTPEvent,
@@ -123,45 +124,19 @@ class TunnelEnd:
         """An inner TLS session, to be read and written like any asyncio stream."""
         reader = asyncio.StreamReader(limit=2**20)
         protocol = asyncio.StreamReaderProtocol(reader)
-        announced = _Announced(protocol)
-        tls = TLSClient(announced, context or self.pki.context(*alpn), sni, on_failure=announced.fail)
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def fail(error: Exception) -> None:
+            if not ready.done():
+                ready.set_exception(error)
+
+        tls = TLSClient(StandIn(protocol, ready), context or self.pki.context(*alpn), sni, on_failure=fail)
         transport = await self.open_websocket(tls)
         async with asyncio.timeout(WAIT):
-            await announced.ready
+            await ready
         writer = asyncio.StreamWriter(tls, protocol, reader, asyncio.get_running_loop())
         self._open.append(writer)
         return Inner(reader, writer, tls, transport)
-
-
-class _Announced(asyncio.Protocol):
-    """Says when TLS is ready."""
-
-    def __init__(self, above: asyncio.StreamReaderProtocol) -> None:
-        self._above = above
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._above.connection_made(transport)
-        self.ready.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(error)
-
-    def data_received(self, data: bytes) -> None:
-        self._above.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._above.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._above.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._above.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._above.resume_writing()
 
 
 @dataclass

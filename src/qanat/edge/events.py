@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
-from itertools import islice
 from uuid import uuid4
 
-from qanat.api.internal import Event, EventBatch
+from qanat.api import event_backlog
+from qanat.api.event_backlog import EventBacklog, Field
 from qanat.clock import Clock
 from qanat.edge.directory import TunnelDirectory
 from qanat.edge.metrics import Metrics
@@ -16,8 +15,6 @@ from qanat.errors import QanatError
 from qanat.ids import TunnelID
 from qanat.log import get_logger
 
-MAX_QUEUE = 10_000
-MAX_BATCH = 1_000
 FLUSH_EVERY = 0.2
 """Seconds: gathers a batch."""
 MAX_BACKOFF = 3.0
@@ -26,8 +23,6 @@ ALIVE_EVERY = 2.0
 
 _log = get_logger("qanat.edge")
 
-Kind = str
-Field = str | int | float | bool | None
 _PHRASES = {
     "connector_registered": "connector registered",
     "connector_lost": "connector lost",
@@ -38,11 +33,10 @@ _PHRASES = {
 
 
 class EventQueue:
-    """At most `MAX_QUEUE` events wait; beyond that the oldest are dropped and counted."""
+    """What waits, and who hands it over."""
 
     def __init__(self, node: str, clock: Clock, metrics: Metrics) -> None:
-        self._node, self._clock, self._metrics = node, clock, metrics
-        self._queue: deque[Event] = deque()
+        self._backlog = EventBacklog(node, clock, metrics.events_dropped.inc)
         self._waiting = asyncio.Event()
         self._hurry, self._stopping = asyncio.Event(), False
         self.instance = uuid4().hex
@@ -51,24 +45,15 @@ class EventQueue:
     @property
     def crowded(self) -> bool:
         """Whether what can wait had better not be queued now."""
-        return len(self._queue) >= MAX_QUEUE // 2
+        return len(self._backlog) >= event_backlog.MAX_QUEUE // 2
 
     def emit(self, kind: str, tunnel: TunnelID | None = None, **fields: Field) -> None:
         """Log an event and queue it for the control plane."""
         if (phrase := _PHRASES.get(kind)) is not None:
             log = _log.warn if kind.endswith("refused") else _log.info
             log(phrase, tunnel=tunnel, **fields)
-        event = self._make(kind, tunnel, **fields)
-        if len(self._queue) >= MAX_QUEUE:
-            self._queue.popleft()
-            self._metrics.events_dropped.inc()
-        self._queue.append(event)
+        self._backlog.add(self._backlog.make(kind, tunnel, **fields))
         self._waiting.set()
-
-    def _make(self, kind: str, tunnel: TunnelID | None = None, **fields: Field) -> Event:
-        return Event.model_validate(
-            {"time": self._clock.now(), "kind": kind, "node": self._node, "tunnel_id": tunnel, "fields": fields}
-        )
 
     def stop(self) -> None:
         """Let `run` end once it has tried to hand over what is queued now."""
@@ -95,14 +80,9 @@ class EventQueue:
     async def flush(self, directory: TunnelDirectory) -> None:
         """Hand over everything queued. Raises what the directory raises; the events are kept then."""
         await self._hand_over(directory)
-        while self._queue:
+        while self._backlog:
             await self._hand_over(directory)
         self._waiting.clear()
 
     async def _hand_over(self, directory: TunnelDirectory) -> None:
-        batch = tuple(islice(self._queue, MAX_BATCH - 1))
-        alive = self._make("node_alive", instance=self.instance)
-        await directory.send_events(EventBatch(events=(alive, *batch)))
-        handed = set(map(id, batch))
-        while self._queue and id(self._queue[0]) in handed:  # some may have been dropped meanwhile
-            self._queue.popleft()
+        await self._backlog.hand_over(directory, self._backlog.make("node_alive", instance=self.instance))

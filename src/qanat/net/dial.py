@@ -31,7 +31,7 @@ async def start_tls(
             done.set_exception(error)
 
     layer = TLSClient(
-        _Announce(above, done), context, server_hostname, verify=verify, on_failure=fail, handshake_timeout=timeout
+        StandIn(above, done), context, server_hostname, verify=verify, on_failure=fail, handshake_timeout=timeout
     )
     try:
         async with asyncio.timeout(timeout):
@@ -66,7 +66,7 @@ async def dial_tls(
     return await start_tls(connect, above, context, server_hostname, timeout=timeout, verify=verify)
 
 
-class _Announce(asyncio.Protocol):
+class StandIn(asyncio.Protocol):
     """Stands in for the protocol above until the handshake is done, and passes everything on."""
 
     def __init__(self, above: asyncio.Protocol, done: asyncio.Future[None]) -> None:

@@ -1,0 +1,55 @@
+"""Events that wait for the control plane: bounded, oldest dropped first, handed over in batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Protocol
+
+from qanat.api.internal import Event, EventBatch
+from qanat.clock import Clock
+from qanat.ids import TunnelID
+
+MAX_QUEUE = 10_000
+MAX_BATCH = 1_000
+"""As many as the control plane takes at once."""
+Field = str | int | float | bool | None
+
+
+class EventSink(Protocol):
+    """Who stores events. Raises `QanatError` when it cannot now."""
+
+    async def send_events(self, batch: EventBatch) -> None: ...
+
+
+class EventBacklog:
+    """The events of one node. `on_dropped` is called for each that had to give way."""
+
+    def __init__(self, node: str, clock: Clock, on_dropped: Callable[[], None]) -> None:
+        self._node, self._clock, self._on_dropped = node, clock, on_dropped
+        self._events: deque[Event] = deque()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def make(self, kind: str, tunnel: TunnelID | None = None, **fields: Field) -> Event:
+        """An event of now."""
+        return Event.model_validate(
+            {"time": self._clock.now(), "kind": kind, "node": self._node, "tunnel_id": tunnel, "fields": fields}
+        )
+
+    def add(self, event: Event) -> None:
+        """Let an event wait."""
+        if len(self._events) >= MAX_QUEUE:
+            self._events.popleft()
+            self._on_dropped()
+        self._events.append(event)
+
+    async def hand_over(self, sink: EventSink, *first: Event) -> None:
+        """One batch, `first` at its head. Raises what the sink raises; the events are kept then."""
+        batch = tuple(islice(self._events, MAX_BATCH - len(first)))
+        await sink.send_events(EventBatch(events=(*first, *batch)))
+        handed = set(map(id, batch))
+        while self._events and id(self._events[0]) in handed:  # some may have been dropped meanwhile
+            self._events.popleft()
