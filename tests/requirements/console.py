@@ -28,7 +28,7 @@ REQUIREMENTS: dict[str, str] = {
     "console:live:killed": "A killed connector and a killed edge are told and named, also where no route is watched",
     "console:live:focus": "What changes by itself takes neither focus nor selection nor scroll position",
     "console:playground": "A playground lists and calls tools, and shows each hop's time",
-    "console:playground:private": "The playground keeps no argument, result or token, and its ticket is for one request",
+    "console:playground:private": "The playground keeps no argument, result or token; its ticket is for one request",
     "console:playground:path": "The playground takes the way of every call, and names the hop that fails",
     "console:oidc": "Single sign-on by OIDC, with roles, every sign-in in the audit trail",
     "console:oidc:refused": "A wrong state, nonce, issuer, audience, time, key or algorithm opens nothing",
