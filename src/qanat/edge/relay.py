@@ -10,6 +10,8 @@ from qanat.edge.frames import BAD_GATEWAY, FrameTracker, close_frame, going_away
 from qanat.net.layer import as_transport
 from qanat.tunnel.connection import EdgeConnection, ResponseHead, StreamProtocol
 
+_ACCEPTED = ResponseHead(101)
+
 
 class StreamEnd(StreamProtocol):
     """Listens to the tunnel stream. Until it is accepted it holds the answer for whoever opened it.
@@ -45,6 +47,7 @@ class StreamEnd(StreamProtocol):
             return
         if head.status == 101:
             self._on_accepted(self, head)
+            head = _ACCEPTED  # the answer stays as long as the stream does: without the headers
         self.answer.set_result(head)
 
     def refused(self, refusal: EdgeRefused) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from qanat.edge.admission import identify
+from qanat.edge.admission import ClientIdentity, identify
 from qanat.edge.cache import CachedDirectory
 from qanat.edge.config import ClientMapping, Limits
 from qanat.edge.errors import EdgeDraining, EdgeRefused, TooManyStreams
@@ -26,6 +26,7 @@ from qanat.log import get_logger
 from qanat.tunnel.connection import EdgeConnection
 
 SWEEPS_PER_IDLE_TIME = 4
+MAX_IDENTITIES = 1024
 
 _log = get_logger("qanat.edge")
 
@@ -44,6 +45,9 @@ class Sessions:
     ) -> None:
         self.directory, self.router, self.limits = directory, router, limits
         self._metrics, self._events, self._mappings = metrics, events, mappings
+        self._identified_by: tuple[ClientMapping, ...] = ()
+        self._identities: dict[str, ClientIdentity] = {}
+        """Of certificates seen since the mappings changed: many sessions are one client's."""
         self._open: dict[ClientSession, int] = {}
         """Each session, and how many bytes it had moved when last looked at."""
         self._of_client: Counter[str] = Counter()
@@ -63,8 +67,14 @@ class Sessions:
         """Who is at the other end of a finished handshake."""
         if is_node:
             return Guest(address, None)
-        certificate = transport.get_extra_info("ssl_object").getpeercert()
-        return Guest(address, identify(certificate, fingerprint_of(transport), self._mappings()))
+        mappings, fingerprint = self._mappings(), fingerprint_of(transport)
+        if mappings is not self._identified_by or len(self._identities) >= MAX_IDENTITIES:
+            self._identified_by, self._identities = mappings, {}
+        identity = self._identities.get(fingerprint)
+        if identity is None:
+            certificate = transport.get_extra_info("ssl_object").getpeercert()
+            identity = self._identities[fingerprint] = identify(certificate, fingerprint, mappings)
+        return Guest(address, identity)
 
     def add(self, session: ClientSession) -> None:
         """A handshake is done."""

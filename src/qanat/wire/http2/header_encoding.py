@@ -13,8 +13,12 @@ from hpack.table import HeaderTable
 
 from qanat.wire.http2.events import Headers
 
-_NEVER_INDEXED = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
-"""Secrets: no hop may put them into a table (RFC 7541 7.1), and we do not cache them."""
+_NEVER_INDEXED, _NOT_INDEXED = 0x10, 0
+_UNCACHED = {
+    **dict.fromkeys(("authorization", "proxy-authorization", "cookie", "set-cookie"), _NEVER_INDEXED),
+    **dict.fromkeys(("sec-websocket-key", "cf-cloudflared-response-headers"), _NOT_INDEXED),
+}
+"""Secrets, which no hop may put into a table either (RFC 7541 7.1), and what is hardly ever the same twice."""
 _NO_TABLE = b"\x20"
 """Dynamic table size update to 0: whatever size the peer allows, now or later, this is within it."""
 
@@ -37,7 +41,10 @@ class HeaderEncoder:
     def encode(self, headers: Headers) -> bytes:
         """One block. Names are lower case, values latin-1 text."""
         block = self._prefix + b"".join(
-            [_literal(name, value, 0x10) if name in _NEVER_INDEXED else _field(name, value) for name, value in headers]
+            [
+                _literal(name, value, _UNCACHED[name]) if name in _UNCACHED else _field(name, value)
+                for name, value in headers
+            ]
         )
         self._prefix = b""
         return block
@@ -48,7 +55,7 @@ def _field(name: str, value: str) -> bytes:
     index = _FULL.get((name, value))
     if index is not None:
         return _integer(index, 7, 0x80)
-    return _literal(name, value, 0)
+    return _literal(name, value, _NOT_INDEXED)
 
 
 def _literal(name: str, value: str, kind: int) -> bytes:
