@@ -42,6 +42,17 @@ def test_a_line_is_a_json_object_with_the_phrase_and_its_fields(stream: io.Strin
     assert len(str(line["time"])) == len("2026-08-01T09:30:00.123456Z")
 
 
+def test_fields_that_come_encoded_make_the_same_line(stream: io.StringIO) -> None:
+    logger.info("request started", '"route": "tickets", "port": 80')
+    logger.info("request started", route="tickets", port=80)
+    first, second = lines(stream)
+    assert list(first) == list(second)
+    assert (first["route"], first["port"]) == ("tickets", 80)
+    setup_logging("info", "text", stream)
+    logger.info("request started", '"route": "tickets"')
+    assert stream.getvalue().endswith("INF request started route=tickets\n")
+
+
 def test_nothing_a_peer_says_breaks_out_of_its_line(stream: io.StringIO) -> None:
     logger.warn("client refused", reason='a\r\n{"msg": "forged"}\x1b[31m')
     assert len(stream.getvalue().splitlines()) == 1

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qanat.errors import ProtocolError, UnexpectedEnd
+from qanat.net import http1_fields
 from qanat.net.http1 import (
     BodyReceived,
     Framing,
@@ -24,7 +25,7 @@ from qanat.net.http1 import (
     encode_chunk,
     encode_last_chunk,
 )
-from qanat.net.http1_fields import Fields, HTTPViolation, encode_head, values
+from qanat.net.http1_fields import Fields, HTTPViolation, encode_head, parse_fields, values
 
 REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-Empty:\r\nX-Two:  a b \t\r\n"
 GOOD_REQUESTS = {
@@ -76,6 +77,24 @@ def test_white_space_behind_a_value_is_kept_but_does_not_count() -> None:
     assert isinstance(head, RequestReceived)
     assert head.headers == ((b"Mcp-Name", b"a "), (b"Content-Length", b"0"))
     assert values(head.headers, b"mcp-name") == [b"a"]
+
+
+def test_what_is_remembered_of_earlier_messages_changes_nothing() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nAccept: a\r\naccept: b \r\nContent-Length: 0 \r\nX-Own: 1\r\n\r\n"
+    heads = [feed(RequestReader(), request, [])[0] for _ in range(3)]
+    assert heads[0] == heads[1] == heads[2]
+    assert isinstance(heads[2], RequestReceived)
+    assert values(heads[2].headers, b"accept") == [b"a", b"b"]
+    assert heads[2].headers == (
+        (b"Host", b"x"), (b"Accept", b"a"), (b"accept", b"b "), (b"Content-Length", b"0"), (b"X-Own", b"1"),
+    )  # fmt: skip
+
+
+def test_no_more_is_remembered_than_is_good_and_no_secret_at_all() -> None:
+    for number in range(5000):
+        parse_fields([b"Accept: %d" % number, b"Authorization: Bearer %d" % number])
+    assert len(http1_fields._known_lines) <= 2048
+    assert not [line for line in http1_fields._known_lines if line.startswith(b"Auth")]
 
 
 def test_a_pipelined_request_waits_until_it_is_asked_for() -> None:

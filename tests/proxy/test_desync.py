@@ -100,6 +100,24 @@ async def test_an_abused_header_list_is_refused_on_its_stream_and_never_forwarde
         assert [seen.target for seen in upstream.seen] == ["/good"]
 
 
+async def test_an_ambiguous_request_behind_a_good_one_is_refused_after_its_answer(pki: TestPKI) -> None:
+    async with upstream_running() as upstream, proxy_running(pki, {"echo": upstream.url}) as end:
+        inner = await end.connect()
+        inner.writer.write(b"GET /good HTTP/1.1\r\nHost: echo.t.example\r\n\r\n" + COMPLETE["TE.TE"] + SMUGGLED)
+        assert (await inner.answer()).status == 200
+        assert (await inner.answer()).status == 400
+        assert await inner.closed() == b""
+        assert [seen.target for seen in upstream.seen] == ["/good"]
+
+
+async def test_a_thousand_pipelined_requests_that_are_refused_at_once_are_answered_one_by_one(pki: TestPKI) -> None:
+    async with proxy_running(pki, {"echo": "http://127.0.0.1:9"}) as end:
+        inner = await end.connect()
+        inner.writer.write(b"GET / HTTP/1.1\r\nHost: nope.t.example\r\n\r\n" * 1000)
+        assert {(await inner.answer()).status for _ in range(1000)} == {502}
+        inner.abort()
+
+
 @pytest.mark.parametrize(("length", "sent"), [("10", b"short"), ("2", b"too long"), ("0", b"x")])
 async def test_a_body_that_does_not_match_its_length_never_completes_a_request(
     pki: TestPKI, length: str, sent: bytes

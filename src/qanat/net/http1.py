@@ -113,6 +113,7 @@ class MessageReader(Codec[HTTPEvent]):
         self.waiting = b""
         """What waits for the rest of a head, or for `next_message`."""
         self._scanned = 0
+        """How many of the first bytes hold no beginning of a block's end."""
         self._state = self._read_head
         self._remaining = 0
         self._framing = Framing.NONE
@@ -158,10 +159,10 @@ class MessageReader(Codec[HTTPEvent]):
         return -1
 
     def _read_head(self, data: bytes, position: int) -> int:
-        end = data.find(b"\r\n\r\n", max(position, self._scanned - 3))
+        end = data.find(b"\r\n\r\n", position + self._scanned)
         if end < 0:
             self._check_incomplete(data, position)
-            self._scanned = len(data) - position
+            self._scanned = max(len(data) - position - 3, 0)
             return -1
         self._scanned = 0
         head = data[position:end]
@@ -174,7 +175,7 @@ class MessageReader(Codec[HTTPEvent]):
         return end + 4
 
     def _check_incomplete(self, data: bytes, position: int) -> None:
-        if _BARE_LF.search(data, max(position, self._scanned - 1)):
+        if _BARE_LF.search(data, position + self._scanned):
             raise HTTPViolation("line feed without carriage return")
         size = len(data) - position
         if size > MAX_START_LINE and data.find(b"\r\n", position, position + MAX_START_LINE + 2) < 0:
@@ -250,13 +251,13 @@ class MessageReader(Codec[HTTPEvent]):
         if data.startswith(b"\r\n", position):
             self._end()
             return position + 2
-        end = data.find(b"\r\n\r\n", max(position, self._scanned - 3))
+        end = data.find(b"\r\n\r\n", position + self._scanned)
         if end < 0:
             if len(data) - position > MAX_HEAD:
                 raise HTTPViolation("trailers too large", 431)
-            if _BARE_LF.search(data, max(position, self._scanned - 1)):
+            if _BARE_LF.search(data, position + self._scanned):
                 raise HTTPViolation("line feed without carriage return")
-            self._scanned = len(data) - position
+            self._scanned = max(len(data) - position - 3, 0)
             return -1
         self._scanned = 0
         block = data[position:end]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
 from qanat.proxy.dial import Destination, Dialler
@@ -49,7 +50,7 @@ class UpstreamPool:
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection that is still good."""
-        horizon = asyncio.get_running_loop().time() - self._idle_timeout
+        horizon = time.monotonic() - self._idle_timeout
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_since > horizon and not connection.stale:
@@ -93,15 +94,14 @@ class UpstreamPool:
         if self._closed or self._idle_timeout <= 0:
             connection.close()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = time.monotonic()
         self._idle.append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(self._idle_timeout, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(self._idle_timeout, self._sweep)
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        horizon = loop.time() - self._idle_timeout
+        horizon = time.monotonic() - self._idle_timeout
         while self._idle and self._idle[0].idle_since <= horizon:
             self._idle.pop(0).close()
+        loop = asyncio.get_running_loop()
         self._sweeper = loop.call_later(self._idle_timeout, self._sweep) if self._idle else None
