@@ -61,4 +61,7 @@ def overview() -> str:
     """What `qanat --help` prints."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(["Usage: qanat COMMAND [options]", "", "Self-hosted MCP tunnels.", "", "Commands:", *lines])
+    more = "`qanat COMMAND --help` tells its options, `qanat --version` the version."
+    return "\n".join(
+        ["Usage: qanat COMMAND [options]", "", "Self-hosted MCP tunnels.", "", "Commands:", *lines, "", more]
+    )

@@ -17,7 +17,7 @@ from qanat.errors import ConfigInvalid, QanatError
 if TYPE_CHECKING:
     from qanat.control.config import ControlConfig
 
-app = typer.Typer(help="The control plane: Tunnels API, workload identity, console.", no_args_is_help=False)
+app = typer.Typer(help="The control plane: Tunnels API, workload identity, console.", add_completion=False)
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", envvar="QANAT_CONTROL_CONFIG", help="YAML file; see the reference.")
 ]

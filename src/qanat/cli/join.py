@@ -45,7 +45,9 @@ def join(
     protocol: Annotated[
         str | None, typer.Option(envvar="TUNNEL_TRANSPORT_PROTOCOL", help="auto, http2, quic or wss.")
     ] = None,
-    metrics: Annotated[str | None, typer.Option(envvar="TUNNEL_METRICS", help="host:port for the connector's.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(envvar="TUNNEL_METRICS", help="host:port for the connector's /metrics and /ready.")
+    ] = None,
     loglevel: Annotated[str | None, typer.Option(help="debug, info, warn or error.")] = None,
     log_format: Annotated[Style, typer.Option(help="json or text.")] = "json",
 ) -> None:
