@@ -166,7 +166,7 @@ async def _converse(link: Link, trial: Trial, watch: Stopwatch, report: _Report 
     watch.passed("upstream", "initialize")
     listing, _ = await link.list_tools()
     watch.passed("upstream", "tools/list")
-    tools, left_out = _shorten(listing)
+    tools, left_out = list_offered(listing)
     result: ToolResult | None = None
     if trial.tool is not None:
         result = await link.call(trial.tool, trial.arguments)
@@ -178,7 +178,7 @@ async def _converse(link: Link, trial: Trial, watch: Stopwatch, report: _Report 
     return TrialOutcome(
         tools=tools,
         left_out=left_out,
-        result=None if result is None else _texts(result),
+        result=None if result is None else to_texts(result),
         is_error=result is not None and result.is_error,
         times=tuple(watch.stretches),
         hop=problem.hop if problem is not None and broken else None,
@@ -186,7 +186,7 @@ async def _converse(link: Link, trial: Trial, watch: Stopwatch, report: _Report 
     )
 
 
-def _shorten(listing: Listing) -> tuple[tuple[OfferedTool, ...], int]:
+def list_offered(listing: Listing) -> tuple[tuple[OfferedTool, ...], int]:
     """As many tools as there is room for, and how many there was none for."""
     shown: list[OfferedTool] = []
     room = MAX_LISTING
@@ -205,7 +205,7 @@ def _encode(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _texts(result: ToolResult) -> tuple[str, ...]:
+def to_texts(result: ToolResult) -> tuple[str, ...]:
     texts: list[str] = []
     room = MAX_RESULT
     for block in result.wire:

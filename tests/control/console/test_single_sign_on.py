@@ -97,6 +97,37 @@ def test_the_code_is_redeemed_with_the_verifier_of_its_challenge_and_the_secret_
     assert base64.b64decode(visitor.stub.authorization.removeprefix("Basic ")).decode() == f"console:{CLIENT_SECRET}"
 
 
+@pytest.mark.parametrize(
+    ("settings", "methods", "sent"),
+    [
+        ({}, ["client_secret_post"], {"client_id": "console", "client_secret": CLIENT_SECRET}),
+        ({"client_secret": None}, ["none"], {"client_id": "console"}),
+    ],
+)
+def test_a_client_shows_its_secret_as_the_provider_wants_it(
+    own_stub: OpenIDStub,
+    start_control: StartControl,
+    settings: dict[str, Any],
+    methods: list[str],
+    sent: dict[str, str],
+) -> None:
+    own_stub.document = {"token_endpoint_auth_methods_supported": methods}
+    visitor = Visitor(start_control({"console": {"single_sign_on": own_stub.settings(**settings)}}).url, own_stub)
+    assert visitor.sign_in(ADA).status_code == 303
+    form = own_stub.forms[-1]
+    assert {name: form[name] for name in ("client_id", "client_secret") if name in form} == sent
+    assert own_stub.authorization == ""
+
+
+def test_an_only_key_needs_no_name(visitor: Visitor) -> None:
+    stub = visitor.stub
+    stub.claims = ADA
+    state, now = visitor.depart()["state"], int(time.time())
+    claims = {"iss": stub.issuer, "aud": "console", "sub": "u-1", "nonce": stub.nonce, "iat": now, "exp": now + 60}
+    stub.token_answer = (200, json.dumps({"id_token": jwt.encode({**claims, **ADA}, stub.key, "ES256")}).encode())
+    assert visitor.arrive(state=state, code="a-code").status_code == 303
+
+
 def test_what_the_id_token_leaves_out_is_taken_from_the_userinfo_of_the_same_person(visitor: Visitor) -> None:
     visitor.stub.userinfo = {"sub": "u-1", **ADA}
     assert visitor.sign_in({}).status_code == 303
