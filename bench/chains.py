@@ -325,6 +325,7 @@ backend mcp
 
 def _start_ssh(processes: Processes, directory: Path, sshd_port: int, listen: int, target: int) -> tuple[int, int]:
     for name in ("host", "user"):
+        (directory / name).unlink(missing_ok=True)  # of the round before
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True)
     (directory / "authorized").write_text((directory / "user.pub").read_text())
     Path("/run/sshd").mkdir(exist_ok=True)

@@ -98,16 +98,17 @@ def added(quantity: str, ours: str, other: str) -> Value:
         mine, theirs, direct = (medians.get((CALLS_1, name), {}).get(quantity) for name in (ours, other, "direct"))
         if mine is None or theirs is None or direct is None or theirs <= direct:
             return None
-        return (mine - direct) / (theirs - direct)
+        return max(mine - direct, 0.0) / (theirs - direct)
 
     return value
 
 
 def busiest(quantity: str) -> Value:
-    """The largest of a quantity over all that went through a tunnel."""
+    """The largest of a quantity over all that was timed through a tunnel; slow readers are not about speed."""
 
     def value(medians: Medians) -> float | None:
-        return max((found[quantity] for (_, chain), found in medians.items() if chain in TUNNELS), default=None)
+        found = [each[quantity] for (workload, chain), each in medians.items() if chain in TUNNELS and workload != SLOW]
+        return max(found, default=None)
 
     return value
 

@@ -43,9 +43,9 @@ def calls(sessions: int, count: int) -> dict[str, Any]:
 WORKLOADS = {
     "calls, 1 session": Workload(calls(1, 2000), quick=True),
     "calls, 4 sessions": Workload(calls(4, 6000)),
-    "calls, 32 sessions": Workload(calls(32, 16000), quick=True),
-    "calls, 128 sessions": Workload(calls(128, 16000)),
-    "new session and call": Workload({"kind": "new", "calls": 400}),
+    "calls, 32 sessions": Workload(calls(32, 12000), quick=True),
+    "calls, 128 sessions": Workload(calls(128, 12000)),
+    "new session and call": Workload({"kind": "new", "calls": 320}),
     "events, 200 streams": Workload(
         {"kind": "events", "sessions": 200, "events": 50, "every": 50}, (*TUNNEL, "haproxy")
     ),
@@ -68,7 +68,7 @@ WORKLOADS = {
         alone=True,
         once=True,
     ),
-    "idle, 240 sessions": Workload({"kind": "idle", "sessions": 240}, TUNNEL[:3], alone=True, connections=8),
+    "idle, 240 sessions": Workload({"kind": "idle", "sessions": 240}, TUNNEL[:1], alone=True, connections=8),
     "idle, 1000 sessions": Workload({"kind": "idle", "sessions": 1000}, TUNNEL[:3], alone=True, connections=8),
     "idle, 4000 sessions": Workload({"kind": "idle", "sessions": 4000}, TUNNEL[:1], alone=True, connections=8),
 }
