@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 
 from qanat.client import TunnelLost, TunnelTransport
+from qanat.tunnel.http2 import ConnectorHTTP2
 from qanat.wire.websocket import CloseReceived
 from tests.edge.test_lost_node import Upstream
 from tests.support.asgi import serve_asgi
@@ -73,6 +74,15 @@ class Scene:
         async with asyncio.timeout(2 * TIMEOUT):
             while (await self.ask(node, host)).status != 101:  # noqa: ASYNC110 - asking is the wait
                 await asyncio.sleep(0.1)
+
+    async def until_connected(self, tunnel: Tunnel) -> ConnectorHTTP2:
+        """A connection to node B, once neighbours have found one another again."""
+        async with asyncio.timeout(2 * TIMEOUT):
+            while True:
+                try:
+                    return await connect(self.b.connector_address, self.files, tunnel.token, EchoProxy())
+                except OSError:
+                    await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def session(self, node: EdgeProcess, tunnel: Tunnel) -> AsyncIterator[Client]:
@@ -180,7 +190,7 @@ async def test_a_connector_that_vanishes_is_a_typed_error_and_comes_back(scene: 
             assert (event.close_code, event.reason) == (1014, "connection_lost at connector")
     scene.wires.b_connectors.mend(how)
     await connection.wait_closed()
-    again = await connect(scene.b.connector_address, scene.files, tunnel.token, EchoProxy())
+    again = await scene.until_connected(tunnel)
     await scene.until_served(scene.a, tunnel.host())
     again.close()
 
@@ -209,7 +219,17 @@ async def test_a_call_through_a_node_that_vanishes_ends_in_a_typed_error(
                 assert (lost.value.reason, lost.value.hop, lost.value.may_retry) == ("connection_lost", "edge", True)
                 scene.wires.a_clients.mend(how)
                 upstream.waiting.clear()
-                again = asyncio.create_task(http.post(served.url("tickets", "/silent")))
-                await asyncio.wait_for(upstream.waiting.wait(), 2 * TIMEOUT)
-                again.cancel()
-                await asyncio.gather(again, return_exceptions=True)
+                await until_arrived(http, served.url("tickets", "/silent"), upstream)
+
+
+async def until_arrived(http: httpx2.AsyncClient, url: str, upstream: Upstream) -> None:
+    """Call until a call reaches the upstream: neighbours have to find one another again."""
+    async with asyncio.timeout(3 * TIMEOUT):
+        while not upstream.waiting.is_set():
+            arrived = asyncio.create_task(upstream.waiting.wait())
+            call = asyncio.create_task(http.post(url))
+            await asyncio.wait({arrived, call}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (arrived, call):
+                task.cancel()
+            await asyncio.gather(arrived, call, return_exceptions=True)
+            await asyncio.sleep(0.1)
