@@ -44,7 +44,7 @@ def to_sign_in(request: Request) -> Response:
     """Send somebody without a session to sign in, and remember where they were going."""
     path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     wanted = safe_return(path) if request.method == "GET" and not request.url.path.endswith("/live") else ""
-    return RedirectResponse(f"{ROOT}/sign-in{f'?return_to={quote(wanted)}' if wanted else ''}", 303)
+    return go("/sign-in" + (f"?return_to={quote(wanted)}" if wanted else ""))
 
 
 def safe_return(path: str) -> str:
