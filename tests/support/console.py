@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 
 from qanat.control.operations.console_sessions import Role
-from tests.support.control import Tenant
+from tests.support.control import Tenant, plain_client
 
 
 @dataclass
@@ -18,15 +18,18 @@ class Person:
     """Signed in to a tenant's console."""
 
     client: httpx2.Client
+    _csrf: str = ""
 
     def get(self, path: str) -> httpx2.Response:
         return self.client.get(f"/console{path}", follow_redirects=True)
 
     def csrf(self) -> str:
         """The form token of this session, as its pages hold it."""
-        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', self.get("/tunnels").text)
-        assert found is not None
-        return found[1]
+        if not self._csrf:
+            found = re.search(r'name="csrf" value="([0-9a-f]{64})"', self.get("/keys").text)
+            assert found is not None
+            self._csrf = found[1]
+        return self._csrf
 
     def post(self, path: str, /, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
         """Send a form with the session's token, unless `csrf` says otherwise."""
@@ -39,11 +42,10 @@ def sign_in(tenant: Tenant, role: Role = "manager", user: str = "user_ada") -> P
     control = tenant.control
     sessions = control.operations.console_sessions
     cookie = control.run(sessions.begin(tenant.organization_id, user, role, "127.0.0.1", "req_test"))
-    client = httpx2.Client(
+    client = plain_client(
         base_url=control.url,
         cookies={"qanat": cookie.get_secret_value()},
         limits=httpx2.Limits(max_keepalive_connections=0),  # so that nothing stays open and nobody need close it
-        trust_env=False,
     )
     return Person(client)
 

@@ -15,6 +15,7 @@ import httpx2
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support.control import plain_client
 from tests.support.http_stub import Asked, http_stub
 from tests.support.planted import remember
 
@@ -118,7 +119,7 @@ class Visitor:
 
     def __post_init__(self) -> None:
         limits = httpx2.Limits(max_keepalive_connections=0)
-        self.client = httpx2.Client(base_url=self.url, trust_env=False, limits=limits, timeout=30)
+        self.client = plain_client(base_url=self.url, limits=limits)
 
     def depart(self, return_to: str = "") -> dict[str, str]:
         """Press the button; returns what the provider is asked."""

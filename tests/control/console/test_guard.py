@@ -10,12 +10,12 @@ import pytest
 from qanat.control.operations.authentication import digest
 from qanat.control.store.tables import AccessTokenRow
 from tests.support.console import Person, sign_in, text_of
-from tests.support.control import ControlThread, Tenant
+from tests.support.control import ControlThread, Tenant, plain_client
 from tests.support.requirements import requirement
 
 
 def browser(control: ControlThread) -> httpx2.Client:
-    return httpx2.Client(base_url=control.url, trust_env=False)
+    return plain_client(base_url=control.url)
 
 
 def tunnel_of(person: Person) -> str:

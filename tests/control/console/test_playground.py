@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.support.console import Person, sign_in, text_of
-from tests.support.control import GATEWAY_KEY, ControlThread, Tenant, control_config, recorded_logs
+from tests.support.control import GATEWAY_KEY, ControlThread, Tenant, control_config, plain_client, recorded_logs
 from tests.support.http_stub import Asked, http_stub
 from tests.support.planted import plant
 from tests.support.requirements import requirement
@@ -58,7 +57,8 @@ class FakeGateway:
         """What the control plane says of the ticket."""
         headers = {"authorization": f"Bearer {GATEWAY_KEY}"}
         url = f"{self.control_url}/internal/v1/authenticate"
-        answer = httpx2.post(url, json={"credential": self.ticket}, headers=headers, trust_env=False)
+        with plain_client(headers=headers) as http:
+            answer = http.post(url, json={"credential": self.ticket})
         return answer.status_code, answer.json()
 
 

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx2
 import jwt
 import pytest
 
 from tests.support.console import text_of
-from tests.support.control import ControlThread, SteppedClock, control_config, recorded_logs
+from tests.support.control import ControlThread, SteppedClock, control_config, plain_client, recorded_logs
 from tests.support.openid_stub import CLIENT_SECRET, OpenIDStub, Visitor, openid_stub
 from tests.support.requirements import requirement
 
@@ -202,9 +201,7 @@ def test_an_answer_to_no_sign_in_of_this_browser_is_refused(visitor: Visitor, co
     stranger = Visitor(console.url, visitor.stub)
     assert stranger.arrive(state=visitor.depart()["state"], code="a-code").status_code == 403
     for kept in ("", "x", "%", base64.urlsafe_b64encode(b"\0" * 64).decode()):
-        with httpx2.Client(
-            base_url=console.url, headers={"cookie": f"qanat-attempt={kept}"}, trust_env=False
-        ) as client:
+        with plain_client(base_url=console.url, headers={"cookie": f"qanat-attempt={kept}"}) as client:
             assert client.get("/console/sign-in/callback?state=x&code=y").status_code == 403
 
 
@@ -263,7 +260,7 @@ def test_a_sign_in_never_keeps_a_session_and_ends_the_one_before(visitor: Visito
     before = visitor.client.cookies["qanat"]
     visitor.sign_in(ADA)
     assert visitor.client.cookies["qanat"] != before
-    with httpx2.Client(base_url=console.url, cookies={"qanat": before}, trust_env=False) as other:
+    with plain_client(base_url=console.url, cookies={"qanat": before}) as other:
         assert other.get("/console/tunnels").status_code == 303
     planted = Visitor(console.url, visitor.stub)
     state = visitor.depart()["state"]
@@ -312,7 +309,7 @@ def test_signing_out_ends_the_session_and_offers_to_leave_the_provider(visitor: 
         "/bye", "/end_session"
     )
     assert "id_token_hint=ey" in answer.text
-    with httpx2.Client(base_url=visitor.url, cookies={"qanat": cookie}, trust_env=False) as client:
+    with plain_client(base_url=visitor.url, cookies={"qanat": cookie}) as client:
         assert client.get("/console/tunnels").status_code == 303
 
 
@@ -377,7 +374,7 @@ def test_the_operators_way_in_can_be_switched_off_and_its_sessions_end(
     settings = {"console": {"single_sign_on": stub.settings()}}
     first = start_control(settings)
     credential = first.server.credential.get_secret_value()
-    with httpx2.Client(base_url=first.url, trust_env=False) as client:
+    with plain_client(base_url=first.url) as client:
         client.post("/console/sign-in", data={"credential": credential})
         cookie = client.cookies["qanat"]
         assert client.get("/console/tunnels").status_code == 200
@@ -385,7 +382,7 @@ def test_the_operators_way_in_can_be_switched_off_and_its_sessions_end(
     second = start_control(
         {"data_dir": data_dir, "database_url": url, "console": {**settings["console"], "operator_sign_in": False}}
     )
-    with httpx2.Client(base_url=second.url, trust_env=False, cookies={"qanat": cookie}) as client:
+    with plain_client(base_url=second.url, cookies={"qanat": cookie}) as client:
         assert client.get("/console/tunnels").status_code == 303
         assert "Operator credential" not in client.get("/console/sign-in").text
         assert client.post("/console/sign-in", data={"credential": credential}).status_code == 403
@@ -399,13 +396,13 @@ def test_a_session_of_a_provider_ends_when_another_one_is_configured(
     visitor.sign_in(ADA)
     config = first.operations.context.config
     second = start_control({"data_dir": config.data_dir, "database_url": config.database_url})
-    with httpx2.Client(base_url=second.url, trust_env=False, cookies=dict(visitor.client.cookies)) as client:
+    with plain_client(base_url=second.url, cookies=dict(visitor.client.cookies)) as client:
         assert client.get("/console/tunnels").status_code == 303
     assert visitor.client.get("/console/tunnels").status_code == 200
 
 
 def test_without_single_sign_on_there_is_no_such_page(control: ControlThread) -> None:
-    with httpx2.Client(base_url=control.url, trust_env=False) as client:
+    with plain_client(base_url=control.url) as client:
         assert client.get("/console/sign-in/provider").status_code == 404
         assert client.get("/console/sign-in/callback?state=x&code=y").status_code == 404
 
@@ -413,6 +410,6 @@ def test_without_single_sign_on_there_is_no_such_page(control: ControlThread) ->
 @requirement("console:limits")
 def test_an_address_that_tries_too_often_has_to_wait(start_control: StartControl) -> None:
     control = start_control({"limits": {"sign_ins_per_minute": 2}})
-    with httpx2.Client(base_url=control.url, trust_env=False) as client:
+    with plain_client(base_url=control.url) as client:
         statuses = [client.post("/console/sign-in", data={"credential": "guess"}).status_code for _ in range(3)]
     assert statuses == [401, 401, 429]
