@@ -153,6 +153,8 @@ class Endpoint(Codec[Event]):
         return data
 
     def events_received(self) -> list[Event]:
+        if not self._events:
+            return []
         events = self._events[:]
         self._events.clear()
         return events
