@@ -90,7 +90,9 @@ class MessageExchange:
         watcher = asyncio.create_task(_wait_for_disconnect(receive), name=f"caller of {self._request_id}")
         try:
             await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if not worker.done():
+            if worker.done():
+                worker.result()  # a bug while answering must not pass for an answer
+            else:
                 log.info("caller left", request_id=self._request_id)
                 self._on_status(499)
         finally:
