@@ -56,7 +56,7 @@ class Run:
             "failures": self.failures,
             "results": self.results,
         }
-        self.stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+        self.stem.with_suffix(".json").write_text(_encode(document))
         write_report(document, self.stem.with_suffix(".md"))
 
     def _wanted(self, text: str, workload: Workload, chain: str, number: int) -> bool:
@@ -118,3 +118,9 @@ class Run:
     def _note(self, text: str) -> None:
         self.failures.append(text)
         print(text, file=sys.stderr, flush=True)
+
+
+def _encode(document: dict[str, Any]) -> str:
+    """JSON with a line for each measurement."""
+    lines = ",\n".join("  " + json.dumps(result) for result in document["results"])
+    return json.dumps({**document, "results": []}, indent=1)[:-4] + f"[\n{lines}\n ]\n}}\n"
