@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Request, expect
 
+from qanat.control.console.app import PAGES
 from tests.console.test_identity import create_rule, issuer
 from tests.control.test_certificates import make_ca
 from tests.support.browser import PHONE, ConsoleBrowser, Theme
@@ -27,6 +29,8 @@ def paths(console: ConsoleBrowser, tunnel: str) -> list[str]:
     return [
         *("/tunnels", "/tunnels?show=archived", "/tunnels?show=all", f"/tunnels/{live}", f"/tunnels/{tunnel}"),
         *("/identity", "/keys", "/audit", f"/audit?target={live}", "/tunnels/tnl_01nothing"),
+        *("/agents", f"/agents?tunnel={live}&route=tickets&path=mcp", "/playground"),
+        f"/playground?tunnel={live}&route=tickets&path=/mcp",
     ]
 
 
@@ -55,6 +59,12 @@ def test_axe_finds_nothing_on_any_page(
         page.get_by_role("button", name="Show token").click()
         expect(page.locator("code.secret")).to_be_visible()
         found += violations(page)
+        page.goto(f"{console.url}/playground?tunnel={console.running.stack.tunnel_id}&route=tickets&path=/mcp")
+        page.get_by_role("button", name="List tools").click()
+        expect(page.locator("#result")).to_be_visible()
+        page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+        found += violations(page)
+        page.goto(f"{console.url}/tunnels/{tunnel}")
         page.locator("#pem").fill("nonsense")
         page.get_by_role("button", name="Add certificate").click()
         found += violations(page)
@@ -67,6 +77,13 @@ def test_axe_finds_nothing_on_any_page(
     assert found == []
 
 
+CUT_OFF = """() => [...document.querySelectorAll('main *, header *')].filter(each => {
+  const box = each.getBoundingClientRect();
+  return box.width > 1 && box.right > innerWidth + 1 && !each.closest('.scroll') && !each.closest('.hidden');
+}).map(each => each.outerHTML.slice(0, 80))"""
+"""What reaches beyond the screen and is in nothing that scrolls."""
+
+
 @requirement("console:narrow")
 def test_a_phone_never_scrolls_sideways(console: ConsoleBrowser, tunnel: str, called: None, issuer: str) -> None:
     with console.page(width=PHONE) as page:
@@ -76,8 +93,8 @@ def test_a_phone_never_scrolls_sideways(console: ConsoleBrowser, tunnel: str, ca
             if path is not None:
                 page.goto(f"{console.url}{path}")
             page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
-            if (width := page.evaluate("document.documentElement.scrollWidth")) > PHONE:
-                wide[path] = width
+            if (width := page.evaluate("document.documentElement.scrollWidth")) > PHONE or page.evaluate(CUT_OFF):
+                wide[path] = (width, page.evaluate(CUT_OFF))
         page.goto(f"{console.url}/tunnels/{tunnel}")
         page.get_by_role("button", name="Show token").click()
         expect(page.locator("code.secret")).to_be_visible()
@@ -119,39 +136,54 @@ def test_the_first_pages_are_light_ask_nobody_else_and_do_not_jump(console: Cons
             assert page.evaluate("window.shifts.reduce((sum, each) => sum + each, 0)") == 0
 
 
+@requirement("console:headers")
+def test_no_page_breaks_its_own_policy_or_fails_in_script(console: ConsoleBrowser, tunnel: str, called: None) -> None:
+    said: list[str] = []
+    with console.page() as page:
+        page.on("console", lambda message: said.append(f"{page.url}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"{page.url}: {error}"))
+        for path in paths(console, tunnel):
+            page.goto(f"{console.url}{path}")
+    assert [line for line in said if "404" not in line] == []
+
+
 @requirement("setup:39")
 def test_a_viewer_sees_everything_and_is_offered_no_action(console: ConsoleBrowser, tunnel: str) -> None:
     with console.page("viewer") as page:
         for path in paths(console, tunnel):
             page.goto(f"{console.url}{path}")
             assert page.locator("main form[method=post]").count() == 0, path
-            assert page.locator("main button:not([type=button])").filter(visible=True).all_inner_texts() in (
-                [],
-                ["Show"],
-            ), path
+            assert page.locator("main form:not([method=get]) button").count() == 0, path
         page.goto(f"{console.url}/tunnels/{console.running.stack.tunnel_id}")
         expect(page.get_by_role("region", name="Right now")).to_contain_text("Connected")
         expect(page.get_by_text("read-only")).to_be_visible()
 
 
+def changing(**ids: str) -> list[str]:
+    """The address of everything that can be changed, from the console's own table."""
+    paths = [path for path, methods in PAGES.items() if "POST" in methods]
+    return [re.sub(r"{(\w+)}", lambda found: ids.get(found[1], "none"), path) for path in paths]
+
+
 @requirement("setup:39")
 def test_a_viewers_crafted_requests_change_nothing(console: ConsoleBrowser, tunnel: str) -> None:
-    """With the session's own form token, from a page of ours: everything a form could send."""
+    """With the session's own form token, from a page of ours: everything a form could send, to every address."""
     send = """([url, fields]) => fetch(url, {method: 'POST', body: new URLSearchParams(fields), redirect: 'manual'})
       .then(async answer => [answer.status, await answer.text()])"""
     certificate = make_ca()
-    ends = ("", "/token", "/rotate", "/archive", "/certificates")
-    crafted = ["/tunnels", "/keys", "/identity/issuers", "/identity/accounts", "/identity/rules"]
+    every = changing(tunnel_id=tunnel)
+    assert len(every) >= 15, every
     with console.page("viewer") as page:
         csrf = page.locator("[name=csrf]").first.get_attribute("value")
         fields = {"csrf": csrf, "name": "crafted", "confirm": tunnel, "pem": certificate, "kind": "api"}
-        for path in (*crafted, *(f"/tunnels/{tunnel}{end}" for end in ends if end)):
+        fields |= {"route": "crafted", "path": "/", "tunnel": tunnel, "tool": "crafted", "status": "archived"}
+        for path in every:
             status, text = page.evaluate(send, [f"{console.url}{path}", fields])
             assert status == 403, path
             assert "eyJ" not in text
         page.goto(f"{console.url}/tunnels/{tunnel}")
         expect(page.get_by_role("heading", name="Certificates")).to_contain_text("0 of 2")
-        for path in ("/tunnels?show=all", "/keys", "/identity", "/audit"):
+        for path in (f"/tunnels/{tunnel}", "/tunnels?show=all", "/keys", "/identity", "/audit"):
             page.goto(f"{console.url}{path}")
             expect(page.get_by_text("crafted")).to_have_count(0)
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from markupsafe import Markup
 
 from qanat.control.console.pages import Visit, render_part
-from qanat.control.console.plots import plot
+from qanat.control.console.plots import Value, plot
 from qanat.control.nouns import Certificate, Connector, OperatorEvent, TrafficPoint, Tunnel, WatchedRoute
 from qanat.control.operations.pages import PageRequest
 
@@ -128,10 +128,13 @@ async def render_health(visit: Visit) -> str:
 
 
 def _plots(traffic: list[TrafficPoint], until: datetime) -> list[Markup]:
-    quantities = (
+    quantities: tuple[tuple[str, str, Value], ...] = (
         ("Calls", "per minute", lambda point: float(point.calls)),
-        ("Latency", "ms, mean", lambda point: point.duration_ms / point.calls if point.calls else 0.0),
+        ("Latency", "ms, mean", lambda point: point.duration_ms / point.calls if point.calls else None),
         ("Bytes", "KB per minute", lambda point: (point.bytes_in + point.bytes_out) / 1000),
         ("Errors", "per minute", lambda point: float(point.errors)),
     )
-    return [plot(traffic, value, title, unit, until, STEPS, STEP) for title, unit, value in quantities]
+    return [
+        plot(traffic, value, title, unit, until, STEPS, STEP, idle=None if title == "Latency" else 0.0)
+        for title, unit, value in quantities
+    ]

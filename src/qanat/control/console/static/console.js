@@ -1,7 +1,6 @@
 // What script adds to pages that work without it: copying, asking before, files into text areas, live parts, and URLs
 // that follow what is typed.
 "use strict";
-document.documentElement.classList.add("script-on");
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
