@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from qanat.net.http1 import CHUNKED, NO_BODY, Framing, ResponseReceived
+from qanat.net.http1 import CHUNKED, NO_BODY, ResponseReceived
 from qanat.net.http1_fields import Header, Headers
 from qanat.net.layer import HIGH_WATER
+from qanat.proxy.caller import Caller
 from qanat.proxy.errors import (
     BadRequest,
     Draining,
@@ -43,34 +44,6 @@ from qanat.proxy.watch import AnswerWatch, watch_answer
 if TYPE_CHECKING:
     from qanat.proxy.forward import Forwarder
     from qanat.proxy.route import Route
-
-
-class Caller(Protocol):
-    """The side the request came from: one HTTP/1.1 connection, or one HTTP/2 stream."""
-
-    def send_informational(self, status: int, headers: list[Header]) -> None:
-        """Send a 1xx head."""
-
-    def send_head(self, response: ResponseReceived, headers: list[Header], framing: Framing) -> None:
-        """Send the answer's head, at once, even if no body follows for a long time."""
-
-    def send_body(self, data: bytes) -> None:
-        """Send a piece of the body."""
-
-    def send_end(self, trailers: Headers) -> None:
-        """The answer is complete."""
-
-    def send_reply(self, reply: Reply, close: bool) -> None:
-        """Send an answer of our own, whole; `close` says that no further request is wanted."""
-
-    def abort(self) -> None:
-        """End the answer so that nobody can take it for complete."""
-
-    def pause_body(self) -> None:
-        """Stop sending the request's body."""
-
-    def resume_body(self) -> None:
-        """Go on with it."""
 
 
 class _Stage(Enum):
