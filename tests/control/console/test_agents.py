@@ -37,6 +37,7 @@ def test_only_tunnels_with_an_active_certificate_are_offered(control: ControlThr
     assert "whole" not in sign_in(control.new_tenant()).get("/agents").text
 
 
+@pytest.mark.slow
 @requirement("setup:37:picker")
 def test_a_tunnel_whose_certificates_have_all_run_out_is_not_offered(
     start_control: Callable[..., ControlThread],

@@ -283,6 +283,7 @@ def test_without_a_gateway_the_page_says_what_to_set(control: ControlThread) -> 
     assert "console.playground.gateway_url" in text_of(answer)
 
 
+@pytest.mark.slow
 @requirement("console:limits")
 def test_a_person_who_calls_too_often_has_to_wait(tenant: Tenant, gateway: FakeGateway, tmp_path: Any) -> None:
     config = control_config(tmp_path, limits={"playground_calls_per_minute": 1})

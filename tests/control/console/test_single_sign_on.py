@@ -96,6 +96,7 @@ def test_the_code_is_redeemed_with_the_verifier_of_its_challenge_and_the_secret_
     assert base64.b64decode(visitor.stub.authorization.removeprefix("Basic ")).decode() == f"console:{CLIENT_SECRET}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "methods", "sent"),
     [
@@ -213,6 +214,7 @@ def test_a_code_is_good_for_one_sign_in(visitor: Visitor) -> None:
     assert visitor.arrive(state=state, code="a-code").status_code == 403
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [None, "http://evil.example"])
 def test_a_provider_that_names_itself_must_be_the_one_asked(
     own_stub: OpenIDStub, start_control: StartControl, named: str | None
@@ -313,6 +315,7 @@ def test_signing_out_ends_the_session_and_offers_to_leave_the_provider(visitor: 
         assert client.get("/console/tunnels").status_code == 303
 
 
+@pytest.mark.slow
 def test_the_providers_documents_are_kept_and_its_new_keys_found(
     own_stub: OpenIDStub, start_control: StartControl
 ) -> None:
@@ -336,6 +339,7 @@ def test_the_providers_documents_are_kept_and_its_new_keys_found(
     assert (answer.status_code, "answered with status 503" in text_of(answer)) == (502, True)
 
 
+@pytest.mark.slow
 @requirement("console:oidc:down")
 @pytest.mark.parametrize(
     ("document", "said"),
@@ -358,6 +362,7 @@ def test_a_provider_that_makes_no_sense_is_named_on_the_page(
     assert "location" not in answer.headers
 
 
+@pytest.mark.slow
 def test_private_addresses_are_not_asked_unless_the_policy_says_so(
     stub: OpenIDStub, start_control: StartControl
 ) -> None:
@@ -367,6 +372,7 @@ def test_private_addresses_are_not_asked_unless_the_policy_says_so(
     assert len(stub.asked) == asked
 
 
+@pytest.mark.slow
 @requirement("console:oidc:local")
 def test_the_operators_way_in_can_be_switched_off_and_its_sessions_end(
     stub: OpenIDStub, start_control: StartControl
@@ -388,6 +394,7 @@ def test_the_operators_way_in_can_be_switched_off_and_its_sessions_end(
         assert client.post("/console/sign-in", data={"credential": credential}).status_code == 403
 
 
+@pytest.mark.slow
 def test_a_session_of_a_provider_ends_when_another_one_is_configured(
     stub: OpenIDStub, start_control: StartControl
 ) -> None:
