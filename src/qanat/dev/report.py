@@ -163,7 +163,7 @@ def show_next(stack: Stack, model: str) -> Iterator[str]:
         "mcp_servers": [{"type": "url", "url": stack.url("kb"), "name": "kb"}],
         "tools": [{"type": "mcp_toolset", "mcp_server_name": "kb"}],
     }
-    yield "try next"
+    yield "try next, while it is up"
     yield f"  curl {stack.gateway.url}/v1/messages \\"
     yield f"    -H 'x-api-key: {stack.api_key.get_secret_value()}' \\"
     yield "    -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' \\"

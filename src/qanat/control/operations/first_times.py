@@ -64,7 +64,7 @@ def announce(events: Sequence[Event]) -> Counter[str]:
         elif event.kind == "connector_registered" and event.fields.get("known") is False:
             new["connector"] += 1
             told = {name: event.fields.get(name) for name in ("connector_id", "version", "address")}
-            log.warn("connector not seen before", tunnel=event.tunnel_id, node=event.node, **told)
+            log.info("connector not seen before", tunnel=event.tunnel_id, node=event.node, **told)
     return new
 
 
