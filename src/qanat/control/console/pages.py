@@ -146,6 +146,11 @@ def _days(value: datetime) -> float:
     return (value - datetime.now(UTC)).total_seconds() / 86400
 
 
+def _ms(value: float) -> str:
+    """As wide as any other: a number that changes while one looks must not move its neighbours."""
+    return f"{value:7.1f} ms".replace(" ", "\N{FIGURE SPACE}")
+
+
 def _size(value: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
         if value < 1000 or unit == "GB":
@@ -159,7 +164,7 @@ def _make_templates() -> Environment:
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters.update(days=_days, moment=_moment, ago=_ago, until=_until, size=_size)
+    templates.filters.update(days=_days, moment=_moment, ms=_ms, ago=_ago, until=_until, size=_size)
     templates.globals.update(root=ROOT, navigation=NAVIGATION)
     return templates
 
