@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -9,6 +11,8 @@ from tests.console.conftest import SCRIPT
 from tests.console.test_access import tab_to
 from tests.console.test_identity import create_rule, issuer
 from tests.support.browser import ConsoleBrowser
+from tests.support.control import ControlThread, control_config
+from tests.support.openid_stub import openid_stub
 from tests.support.requirements import requirement
 
 pytestmark = pytest.mark.slow
@@ -130,16 +134,30 @@ def test_the_picker_and_the_playground_work_by_keyboard_alone(page: Page, consol
     expect(page.get_by_text("The tool answered.")).to_be_visible()
 
 
-@requirement("console:keyboard")
-def test_identity_and_keys_work_by_keyboard_alone(page: Page, console: ConsoleBrowser) -> None:
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.goto(f"{console.url}/identity")
-    tab_to(page, "Create service account")
+def fill_by_keyboard(page: Page, form: str, fields: dict[str, str]) -> None:
+    """Unfold a form, type into its fields (a choice takes the first entry that begins so) and send it by Enter."""
+    tab_to(page, form)
     page.keyboard.press("Enter")
-    tab_to(page, "Name")
-    page.keyboard.type("by keyboard")
+    for name, value in fields.items():
+        tab_to(page, name)
+        page.keyboard.type(value)
+    tab_to(page, form.replace("federation ", ""))
     page.keyboard.press("Enter")
     expect(page.get_by_role("status").first).to_contain_text("Saved")
+
+
+@requirement("console:keyboard")
+def test_identity_and_keys_work_by_keyboard_alone(page: Page, console: ConsoleBrowser, issuer: str) -> None:
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(f"{console.url}/identity")
+    fill_by_keyboard(page, "Create service account", {"Name": "by keyboard"})
+    rule = {"Name": "typed rule", "Issuer": issuer, "Subject": "repo:acme/web", "Service account": "by keyboard"}
+    fill_by_keyboard(page, "Create federation rule", rule)
+    row = page.get_by_role("row").filter(has_text="typed rule").first
+    expect(row).to_contain_text(issuer)
+    tab_to(page, "typed rule")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Connect a workload")).to_be_visible()
     page.goto(f"{console.url}/keys")
     tab_to(page, "Name of a new API key")
     page.keyboard.type("typed")
@@ -148,3 +166,16 @@ def test_identity_and_keys_work_by_keyboard_alone(page: Page, console: ConsoleBr
     tab_to(page, "Archive typed")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Archive typed")).to_have_count(0)
+
+
+@requirement("console:keyboard")
+def test_an_issuer_is_registered_by_keyboard_alone(console: ConsoleBrowser, tmp_path: Path) -> None:
+    with openid_stub() as stub:
+        federation = {"fetch_policy": stub.settings()["fetch_policy"]}
+        with ControlThread(control_config(tmp_path, federation=federation)) as control, console.page(None) as page:
+            page.goto(f"{control.url}/console/identity")
+            tab_to(page, "Operator credential")
+            page.keyboard.type(control.server.credential.get_secret_value())
+            page.keyboard.press("Enter")
+            fill_by_keyboard(page, "Register issuer", {"Name": "typed", "Issuer URL": stub.issuer})
+            expect(page.get_by_role("row").filter(has_text=stub.issuer)).to_contain_text("discovery")

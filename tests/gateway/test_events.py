@@ -12,7 +12,7 @@ from qanat.api.internal import EventBatch
 from qanat.client import TunnelFailed
 from qanat.clock import SystemClock
 from qanat.gateway.events import EventQueue
-from qanat.gateway.hops import hop_of, hop_of_answer
+from qanat.gateway.hops import hop_of, hop_of_answer, in_words
 from qanat.gateway.metrics import Metrics
 from qanat.ids import TunnelID
 from tests.support.requirements import requirement
@@ -93,5 +93,7 @@ def test_the_hop_is_read_from_what_the_tunnel_says() -> None:
     assert hop_of(TunnelFailed("proxy_unreachable", "connector", "x")) == "proxy"
     assert hop_of(TunnelFailed("no_connector", "connector", "x")) == "connector"
     assert hop_of_answer({"x-mcp-proxy-error": "upstream_connect"}) == ("upstream", "upstream_connect")
+    assert in_words("upstream_connect") == "the MCP server cannot be connected to (upstream_connect)"
+    assert in_words("overloaded") == "the proxy refuses the request (overloaded)"
     assert hop_of_answer({"x-mcp-proxy-error": "no_route"}) == ("proxy", "no_route")
     assert hop_of_answer({"content-type": "text/plain"}) is None

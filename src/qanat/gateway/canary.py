@@ -19,7 +19,7 @@ from qanat.client import Edge, TunnelError, TunnelTransport
 from qanat.errors import QanatError
 from qanat.gateway.config import CanarySection
 from qanat.gateway.events import EventQueue
-from qanat.gateway.hops import hop_of, hop_of_answer
+from qanat.gateway.hops import hop_of, hop_of_answer, in_words
 from qanat.gateway.reach import load_anchors
 from qanat.log import get_logger
 
@@ -120,7 +120,8 @@ async def probe(edge: Edge, url: str, anchors: Sequence[x509.Certificate], timeo
     except (TimeoutError, httpx2.HTTPError, QanatError, OSError) as error:
         return _failed(error, bool(connected))
     if (refusal := hop_of_answer(headers)) is not None:
-        return Verdict(*refusal, _times(started, connected, answered))
+        hop, code = refusal
+        return Verdict(hop, in_words(code), _times(started, connected, answered))
     return Verdict(times=_times(started, connected, answered))
 
 
