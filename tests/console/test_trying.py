@@ -48,6 +48,14 @@ def test_a_route_that_is_not_there_is_refused_by_the_hop_that_knows(page: Page, 
     expect(page.get_by_role("alert")).to_contain_text("proxy")
 
 
+@requirement("setup:37")
+def test_calls_to_a_tunnel_without_a_certificate_are_refused(page: Page, console: ConsoleBrowser, tunnel: str) -> None:
+    page.goto(f"{console.url}/playground?tunnel={tunnel}&route=tickets&path=/mcp")
+    expect(page.get_by_label("Tunnel")).to_have_value(tunnel)
+    page.get_by_role("button", name="List tools").click()
+    expect(page.get_by_role("alert")).to_contain_text("certificate")
+
+
 @SCRIPT
 @requirement("setup:37:picker")
 def test_only_tunnels_with_a_certificate_are_offered_and_the_url_is_shown(
@@ -177,5 +185,6 @@ def test_an_issuer_is_registered_by_keyboard_alone(console: ConsoleBrowser, tmp_
             tab_to(page, "Operator credential")
             page.keyboard.type(control.server.credential.get_secret_value())
             page.keyboard.press("Enter")
+            expect(page.get_by_role("heading", name="Workload identity", level=1)).to_be_visible()
             fill_by_keyboard(page, "Register issuer", {"Name": "typed", "Issuer URL": stub.issuer})
             expect(page.get_by_role("row").filter(has_text=stub.issuer)).to_contain_text("discovery")
