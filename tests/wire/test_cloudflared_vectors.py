@@ -30,8 +30,8 @@ def hear_session(data: bytes, step: int) -> list[str]:
         client.receive_data(data[start : start + step])
         for event in client.events_received():
             match heard[-1:], event:
-                case [h2.DataReceived(before) as piece], h2.DataReceived(stream_id, more) if before == stream_id:
-                    piece.data += more  # payload is reported as it comes, however it is cut
+                case [h2.DataReceived(before, piece)], h2.DataReceived(stream_id, more) if before == stream_id:
+                    heard[-1] = h2.DataReceived(stream_id, piece + more)  # reported as it comes, however it is cut
                 case _:
                     heard.append(event)
     return [line for event in heard if (line := describe(event))]

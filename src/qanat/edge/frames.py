@@ -12,7 +12,6 @@ POLICY, TRY_AGAIN, BAD_GATEWAY = 1008, 1013, 1014
 """Close codes (IANA registry): the tunnel was archived; the node is leaving; the tunnel's connection broke."""
 
 _CLOSE_OPCODE = 8
-_MAX_HEADER = 14
 
 
 class FrameTracker:
@@ -35,38 +34,30 @@ class FrameTracker:
         """Take note of a piece, cut anywhere."""
         size, position = len(data), self._remaining
         while position < size:
-            position = self._read_header(data, position, size)
+            start = position
+            if self._header:
+                data, start, size = self._header + data[position:], 0, size - position + len(self._header)
+                self._header = b""
+            position = _frame_end(data, start, size)
+            if not position:
+                self._header = data[start:]
+                position = size
+            elif data[start] & 0x0F == _CLOSE_OPCODE:
+                self.closed = True
         self._remaining = position - size
 
-    def _read_header(self, data: bytes, position: int, size: int) -> int:
-        """The position after the frame whose header begins (or goes on) here; `size` when the header is cut."""
-        have = len(self._header)
-        header = self._header + data[position : position + _MAX_HEADER - have]
-        length = header_length(header)
-        if length is None or len(header) < length:
-            self._header = header
-            return size
-        self._header = b""
-        if header[0] & 0x0F == _CLOSE_OPCODE:
-            self.closed = True
-        return position + length - have + _payload_length(header)
 
-
-def header_length(start: bytes) -> int | None:
-    """Length of the header that begins a frame; None while that cannot be told."""
-    if len(start) < 2:
-        return None
-    size = start[1] & 0x7F
-    return 2 + (2 if size == 126 else 8 if size == 127 else 0) + (4 if start[1] & 0x80 else 0)
-
-
-def _payload_length(header: bytes) -> int:
-    size = header[1] & 0x7F
-    if size == 126:
-        return int.from_bytes(header[2:4], "big")
-    if size == 127:
-        return int.from_bytes(header[2:10], "big")
-    return size
+def _frame_end(data: bytes, start: int, size: int) -> int:
+    """Where the frame ends whose header begins at `start`, perhaps beyond `size`; 0 while its header is cut."""
+    if size - start < 2:
+        return 0
+    length = data[start + 1] & 0x7F
+    payload = start + (6 if data[start + 1] & 0x80 else 2)
+    if length > 125:
+        width = 2 if length == 126 else 8
+        length = int.from_bytes(data[start + 2 : start + 2 + width], "big")
+        payload += width
+    return payload + length if payload <= size else 0
 
 
 def going_away_frame() -> bytes:

@@ -84,12 +84,16 @@ class Stream(asyncio.Transport):
         if self._closing:
             return
         link = self.link
-        link.codec.send_data(self.stream_id, data if type(data) is bytes else bytes(data))
-        link.sent(len(data))
-        if not self._writer_paused and link.codec.queued(self.stream_id) > HIGH_WATER:
+        queued = link.codec.send_data(self.stream_id, data if type(data) is bytes else bytes(data))
+        if queued > HIGH_WATER and not self._writer_paused:
             self._writer_paused = True
             link.codec.notify_below(self.stream_id, LOW_WATER)
             self._protocol.pause_writing()
+        link.gathered += len(data)
+        if link.gathered >= GATHER:
+            link.write_out()
+        if not link.flushing:
+            link.flush_soon()
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
@@ -165,7 +169,8 @@ class Stream(asyncio.Transport):
         if self._closing:
             self.link.codec.acknowledge(self.stream_id, len(data))
         elif self._reading and not self._unread:
-            self._pass_on(data)
+            self._protocol.data_received(data)
+            self.link.codec.acknowledge(self.stream_id, len(data))
         else:
             self._unread += data  # also when reading has just been resumed: what waits goes first
 
@@ -218,15 +223,12 @@ class Stream(asyncio.Transport):
         unread, self._unread = len(self._unread), bytearray()
         self.link.codec.acknowledge(self.stream_id, unread)
 
-    def _pass_on(self, data: bytes) -> None:
-        self._protocol.data_received(data)
-        self.link.codec.acknowledge(self.stream_id, len(data))
-
     def _read_on(self) -> None:
         while self._unread and self._reading and not self._closing:
             piece = bytes(self._unread[:READ_SIZE])
             del self._unread[:READ_SIZE]
-            self._pass_on(piece)
+            self._protocol.data_received(piece)
+            self.link.codec.acknowledge(self.stream_id, len(piece))
         if self._ended and not self._unread and not self._closing:
             self.ended_by_peer()
             if self._finished:
@@ -252,8 +254,11 @@ class Link(asyncio.Protocol, ABC):
         self.loop = asyncio.get_running_loop()
         self.streams: dict[int, Stream] = {}
         self._keep_alive = keep_alive or KeepAlive()
-        self._flushing = self._closing = self._crowded = False
-        self._gathered = 0
+        self._closing = self._crowded = False
+        self.flushing = False
+        """What is written now will go out by itself, at the end of this turn of the loop."""
+        self.gathered = 0
+        """Bytes of payload written since the codec's output last went out."""
         self._heard = self._forgiven = self.loop.time()
         self._pulse: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -274,7 +279,7 @@ class Link(asyncio.Protocol, ABC):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
-        self._flushing = True  # what is written meanwhile goes out below, all at once
+        self.flushing = True  # what is written meanwhile goes out below, all at once
         try:
             self.codec.receive_data(data)
         except ProtocolError as error:
@@ -331,26 +336,20 @@ class Link(asyncio.Protocol, ABC):
 
     def flush_soon(self) -> None:
         """Write what the codec has, once this turn of the loop is over."""
-        if not self._flushing:
-            self._flushing = True
+        if not self.flushing:
+            self.flushing = True
             self.loop.call_soon(self.flush)
-
-    def sent(self, size: int) -> None:
-        """A stream has given the codec so many bytes: write them once the turn is over, or now if they are many."""
-        self._gathered += size
-        if self._gathered >= GATHER:
-            self._write_out()
-        self.flush_soon()
 
     def flush(self) -> None:
         """Write what the codec has."""
         self._dispatch()
-        self._flushing = False
-        self._write_out()
+        self.flushing = False
+        self.write_out()
         self._dispatch()
 
-    def _write_out(self) -> None:
-        self._gathered = 0
+    def write_out(self) -> None:
+        """Write what the codec has, without waiting for the turn to be over."""
+        self.gathered = 0
         if self._lost.done():
             return
         while data := self.codec.data_to_send():
@@ -381,9 +380,9 @@ class Link(asyncio.Protocol, ABC):
     def _dispatch(self) -> None:
         streams = self.streams
         for event in self.codec.events_received():
-            if type(event) is h2.DataReceived and (stream := streams.get(event.stream_id)) is not None:
+            if type(event) is h2.DataReceived and (stream := streams.get(event[0])) is not None:
                 try:
-                    stream.data_received(event.data)
+                    stream.data_received(event[1])
                 except Exception:
                     self._broken(stream)
             else:

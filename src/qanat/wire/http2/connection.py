@@ -54,6 +54,7 @@ from qanat.wire.http2.header_encoding import KNOWN_NAMES
 from qanat.wire.http2.headers import Malformed, check_request, check_response, check_trailers, join_cookies
 from qanat.wire.http2.sending import Stream
 
+_new = tuple.__new__
 MAX_CONTINUATIONS = 64
 """CONTINUATION frames of one header block."""
 
@@ -131,7 +132,7 @@ class HTTP2Connection(Endpoint):
                     if self._receive_window < 0 or stream.receive_window < 0:
                         raise HTTP2Error("flow-control window exceeded", ErrorCode.FLOW_CONTROL_ERROR)
                     if position <= end:
-                        events.append(DataReceived(stream_id, data[start:position]))
+                        events.append(_new(DataReceived, (stream_id, data[start:position])))
                         continue
                     self._data_left, self._data_stream = position - end, stream_id
                     if start < end:

@@ -8,6 +8,7 @@ point. `StreamClosed` follows once our own side is done too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -37,8 +38,7 @@ class ResponseReceived:
     headers: Headers
 
 
-@dataclass(slots=True)  # not frozen: one is made for each frame, and a frozen one costs thrice
-class DataReceived:
+class DataReceived(NamedTuple):  # one is made for each frame: `tuple.__new__` is several times cheaper than a dataclass
     """Payload as it came, of a large frame in pieces.
 
     `acknowledge(stream_id, len(data))` once it has been taken, or the peer's window closes.

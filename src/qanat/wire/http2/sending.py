@@ -91,8 +91,14 @@ class Sender:
         """Whether queued bytes could go out now."""
         return bool(self._ready) and not self.held and self.window > 0
 
-    def send(self, stream: Stream, data: bytes) -> None:
-        """Frame `data`, or queue what does not fit."""
+    def send(self, stream_id: int, data: bytes) -> int:
+        """Frame `data`, or queue it until the peer's windows take it; returns the bytes that wait on the stream.
+
+        Ignored on a stream that is gone or that we have ended.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.end_queued or not stream.local_open:
+            return 0
         size = len(data)
         if (
             size <= stream.send_window
@@ -104,13 +110,14 @@ class Sender:
             stream.send_window -= size
             stream.allowance -= size
             self.window -= size
-            self.outgoing += (FRAME_HEADER.pack(size << 8, 0, stream.id), data)
+            self.outgoing += (FRAME_HEADER.pack(size << 8, 0, stream_id), data)
         elif size:
             if stream.queue is None:
                 stream.queue = deque()
             _append(stream.queue, data)
             stream.queued += size
             self.mark_ready(stream)
+        return stream.queued
 
     def flush(self) -> None:
         """Frame up to `FLUSH_SIZE` of what is queued, each stream in its turn."""
