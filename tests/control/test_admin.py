@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, cast
 
 import anthropic
 import httpx2
 import pytest
 
-from tests.support.control import GATEWAY_KEY, Tenant, plain_client
+from tests.support.control import GATEWAY_KEY, ControlThread, SteppedClock, Tenant, plain_client
 from tests.support.federation import INLINE, ISSUER, Federated, federate, ok
 from tests.support.requirements import requirement
 
@@ -230,16 +231,29 @@ def test_workspaces_page_by_id_and_hide_the_default_one(tenant: Tenant, wire: Wi
     assert newest.has_more is True
 
 
+def test_a_key_that_would_be_over_already_is_not_made(tenant: Tenant) -> None:
+    with tenant.as_operator() as http:
+        refused = http.post("/admin/v1/api_keys", json={"name": "old", "expires_at": "2020-01-01T00:00:00Z"})
+        assert http.get("/admin/v1/api_keys").json()["data"] == []
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert refused.json()["error"]["message"].startswith("expires_at: must be in the future; leave it out")
+
+
 @requirement("workload-identity:33")
-def test_the_gateway_learns_who_a_credential_stands_for(tenant: Tenant) -> None:
+def test_the_gateway_learns_who_a_credential_stands_for(start_control: Callable[..., ControlThread]) -> None:
+    clock = SteppedClock()
+    tenant = start_control(clock=clock).new_tenant()
+
     def ask(credential: str, **fields: str) -> httpx2.Response:
         with tenant.http(GATEWAY_KEY) as gateway:
             return gateway.post("/internal/v1/authenticate", json={"credential": credential} | fields)
 
     with tenant.as_operator() as http:
         key = ok(http.post("/admin/v1/api_keys", json={"name": "app"}))
-        past = {"name": "old", "expires_at": "2020-01-01T00:00:00Z"}
-        expired = ok(http.post("/admin/v1/api_keys", json=past))
+        soon = {"name": "old", "expires_at": (clock.now() + timedelta(seconds=30)).isoformat()}
+        expired = ok(http.post("/admin/v1/api_keys", json=soon))
+        ok(ask(expired["key"]))
+        clock.advance(seconds=31)
         principal = ok(ask(key["key"]))
         assert principal["kind"] == "api_key"
         assert principal["workspace_id"] == tenant.workspace_id

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import delete
 
 from qanat.control.store.tables import AuditRow, CertificateRow, TunnelRow
-from tests.support.control import ControlThread, Tenant, plain_client
+from tests.support.control import ControlThread, Tenant, plain_client, recorded_logs
 from tests.support.requirements import requirement
 
 JSON = {"content-type": "application/json"}
@@ -355,6 +355,26 @@ def test_rates_are_limited_per_credential(start_control: Callable[..., ControlTh
         assert http.get("/v1/tunnels").status_code == 429
     with tenant.http() as another:
         assert another.get("/v1/tunnels").status_code == 200
+
+
+def test_operators_have_a_rate_of_their_own_whose_refusals_are_logged_and_counted(
+    start_control: Callable[..., ControlThread],
+) -> None:
+    limits = {"requests_per_minute": 1, "admin_requests_per_minute": 2}
+    control = start_control({"limits": limits, "metrics_addr": "127.0.0.1:0"})
+    tenant = control.new_tenant()
+    with recorded_logs() as recorder, tenant.as_operator() as http:
+        assert http.post("/v1/tunnels").status_code == 200
+        first = [http.get(f"/admin/v1/{noun}").status_code for noun in ("api_keys", "audit", "events")]
+        assert first == [200, 200, 429]
+        limited = http.get("/admin/v1/access_tokens")
+    assert (limited.status_code, limited.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert int(limited.headers["retry-after"]) > 0
+    assert sum("rate limit exceeded {'limit': 'admin_requests'" in line for line in recorder.lines) == 2
+    assert control.server.metrics_address is not None
+    with plain_client() as scraper:
+        counted = scraper.get("http://{}:{}/metrics".format(*control.server.metrics_address)).text
+    assert 'qanat_control_rate_limited_total{limit="admin_requests"} 2.0' in counted
 
 
 @requirement("tunnels-api:39")

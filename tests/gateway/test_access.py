@@ -67,3 +67,10 @@ def test_a_token_that_is_over_is_not_taken_from_memory_with_or_without_the_contr
     control.down = False
     control.principals.clear()
     assert refused(gatekeeper, 12) == 401
+
+
+def test_of_two_credentials_the_bearer_counts_as_it_does_at_the_control_plane() -> None:
+    gatekeeper = Gatekeeper(Unsteady())
+    asyncio.run(gatekeeper.admit({"authorization": f"Bearer {KEY}", "x-api-key": "unknown"}, 0))
+    with pytest.raises(APIError, match="invalid bearer token"):
+        asyncio.run(gatekeeper.admit({"authorization": "Bearer unknown", "x-api-key": KEY}, 0))

@@ -37,6 +37,7 @@ HEADERS = {"anthropic-version": "2023-06-01", "anthropic-beta": BETA}
 EDGE_KEY = "edge-service-key-for-tests"
 GATEWAY_KEY = "gateway-service-key-for-tests"
 GENEROUS = {"requests_per_minute": 10**6, "token_reads_per_minute": 10**6, "exchanges_per_minute": 10**6}
+GENEROUS |= {"admin_requests_per_minute": 10**6}
 GENEROUS |= {"sign_ins_per_minute": 10**6, "playground_calls_per_minute": 10**6}
 
 

@@ -59,6 +59,8 @@ class Limits(Section):
     """CA certificates that are not archived."""
     requests_per_minute: int = Field(default=60, ge=1)
     """Per credential."""
+    admin_requests_per_minute: int = Field(default=120, ge=1)
+    """What operators ask of `/admin/v1`, per credential."""
     token_reads_per_minute: int = Field(default=10, ge=1)
     """Reveal and rotate together, per credential."""
     exchanges_per_minute: int = Field(default=60, ge=1)

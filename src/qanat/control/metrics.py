@@ -27,6 +27,10 @@ class Metrics:
             registry=registry,
         )
 
+        self.rate_limited = Counter(
+            "qanat_control_rate_limited", "Requests refused for coming too often.", ("limit",), registry=registry
+        )
+
     def observe(self, operation: str, status: int, seconds: float) -> None:
         """A request was answered."""
         self.requests.labels(operation, str(status)).inc()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from qanat.api.credential import presented_in
 from qanat.api.internal import Change, Principal, TunnelRecord
 from qanat.clock import Clock, SystemClock
 from qanat.errors import QanatError
@@ -68,12 +69,12 @@ class Gatekeeper:
         return Caller(principal)
 
     async def _principal(self, headers: Mapping[str, str], now: float) -> Principal:
-        credential = credential_of(headers)
+        credential = presented_in(headers)
         if credential is None:
             raise APIError(401, "x-api-key or authorization header is required")
         principal = await self._identify(credential, headers.get("anthropic-workspace-id"), now)
         if principal is None:
-            raise APIError(401, "invalid x-api-key" if "x-api-key" in headers else "invalid bearer token")
+            raise APIError(401, "invalid bearer token" if "authorization" in headers else "invalid x-api-key")
         return principal
 
     async def _identify(self, credential: str, workspace: str | None, now: float) -> Principal | None:
@@ -102,11 +103,3 @@ class Gatekeeper:
     def _over(self, principal: Principal) -> bool:
         """Whether its time is up: that counts at once, and while the control plane is down."""
         return principal.expires_at is not None and principal.expires_at <= self._clock.now()
-
-
-def credential_of(headers: Mapping[str, str]) -> str | None:
-    """The API key or bearer token; `x-api-key` wins when both are there."""
-    if key := headers.get("x-api-key", "").strip():
-        return key
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None

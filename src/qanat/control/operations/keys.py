@@ -31,8 +31,10 @@ class Keys:
     async def create_api_key(
         self, actor: Actor, name: str, workspace_id: str | None, expires_at: datetime | None, kind: str = "workspace"
     ) -> APIKey:
-        """A key for the Messages API, shown this once."""
+        """A key for the Messages API, shown this once. Raises `Invalid` for an end that is over already."""
         check_operator(actor)
+        if expires_at is not None and expires_at <= self._context.now():
+            raise Invalid("expires_at", "must be in the future; leave it out for a key that does not expire")
         context, value = self._context, self._new_value(API_KEY_PREFIX[kind])
         async with context.database.write() as session:
             if kind == "workspace":

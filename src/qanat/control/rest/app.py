@@ -62,7 +62,7 @@ def make_app(operations: Operations, service_keys: ServiceKeys, closing: asyncio
     app.state.service_keys = service_keys
     app.state.closing = closing
     app.state.metrics = metrics
-    app.state.limits = RateLimits(context.config.limits, context.clock)
+    app.state.limits = RateLimits(context.config.limits, context.clock, metrics)
     for router in ROUTERS:
         app.include_router(router)
     if context.config.deprecated_alias:

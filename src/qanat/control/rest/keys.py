@@ -28,9 +28,10 @@ router = APIRouter(prefix="/admin/v1", tags=["Operator"])
 
 
 async def operator_of(request: Request, who: Who) -> Actor:
-    """An operator, or nobody."""
+    """An operator, or nobody; each call of one is counted."""
     if not who.operator:
         raise PermissionDenied("only an operator may do this")
+    request.app.state.limits.count_admin_request(who.credential_id)
     return make_actor(request, who, None)
 
 

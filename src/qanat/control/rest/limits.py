@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from qanat.clock import Clock
 from qanat.control.config import Limits
 from qanat.control.errors import RateLimited
+from qanat.control.metrics import Metrics
+from qanat.log import get_logger
 
+log = get_logger("qanat.control")
 MAX_KEYS = 20_000
 """Buckets remembered; beyond it the one unused longest is forgotten, which refills it."""
 
@@ -47,29 +50,46 @@ class Buckets:
 
 
 class RateLimits:
-    """The limits of the API."""
+    """The limits of the API. Whom one of them stops is told, logged and counted."""
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
-        self._requests = Buckets(limits.requests_per_minute, clock)
-        self._token_reads = Buckets(limits.token_reads_per_minute, clock)
-        self._exchanges = Buckets(limits.exchanges_per_minute, clock)
+    def __init__(self, limits: Limits, clock: Clock, metrics: Metrics) -> None:
+        self._metrics = metrics
+        rates = {
+            "requests": limits.requests_per_minute,
+            "admin_requests": limits.admin_requests_per_minute,
+            "token_reads": limits.token_reads_per_minute,
+            "exchanges": limits.exchanges_per_minute,
+        }
+        self._buckets = {limit: Buckets(per_minute, clock) for limit, per_minute in rates.items()}
 
     def count_request(self, credential_id: str) -> None:
         """One call with a credential."""
-        self._requests.take(credential_id)
+        self._take("requests", credential_id)
+
+    def count_admin_request(self, credential_id: str) -> None:
+        """One call of an operator under `/admin/v1`."""
+        self._take("admin_requests", credential_id)
 
     def count_token_read(self, credential_id: str) -> None:
         """One reveal or rotate."""
-        self._token_reads.take(credential_id)
+        self._take("token_reads", credential_id)
 
     def count_exchange(self, address: str) -> None:
         """One token exchange that an address asks for."""
-        self._exchanges.take(f"address {address}")
+        self._take("exchanges", f"address {address}")
 
     def count_proven_exchange(self, address: str, rule_id: str) -> None:
         """It turned out that the caller may: then it counts for the rule instead of the address.
 
         Counted any sooner, whoever knows a rule's id could use up what its bearers need.
         """
-        self._exchanges.give_back(f"address {address}")
-        self._exchanges.take(f"rule {rule_id}")
+        self._buckets["exchanges"].give_back(f"address {address}")
+        self._take("exchanges", f"rule {rule_id}")
+
+    def _take(self, limit: str, whose: str) -> None:
+        try:
+            self._buckets[limit].take(whose)
+        except RateLimited as refusal:
+            self._metrics.rate_limited.labels(limit).inc()
+            log.warn("rate limit exceeded", limit=limit, whose=whose, retry_after=refusal.retry_after)
+            raise

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from qanat.api.credential import presented_in
 from qanat.control.errors import AuthenticationFailed, Invalid, PermissionDenied, UnsupportedMediaType
 from qanat.control.operations import Operations
 from qanat.control.operations.authentication import Identity
@@ -169,14 +170,11 @@ Ops = Annotated[Operations, Depends(operations_of)]
 
 
 def presented_credential(request: Request) -> str:
-    """The credential, from either header; `Authorization` wins. Raises `AuthenticationFailed` when there is none."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    key = request.headers.get("x-api-key", "").strip()
-    if not key or scheme:
+    """The credential, from either header. Raises `AuthenticationFailed` when there is none."""
+    credential = presented_in(request.headers)
+    if credential is None:
         raise AuthenticationFailed
-    return key
+    return credential
 
 
 async def identify(request: Request, operations: Ops) -> Identity:

@@ -1,0 +1,17 @@
+"""Which credential a request presents: one rule for every door that takes an API key or a token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def presented_in(headers: Mapping[str, str]) -> str | None:
+    """The bearer of `Authorization`, else the value of `X-Api-Key`; None when there is neither. Names are lower case.
+
+    `Authorization` wins when both are there, and what it holds is never passed over: with another scheme, or with
+    nothing behind it, the request has no credential. Newest SDKs send keys as bearers, older ones in `X-Api-Key`.
+    """
+    if authorization := headers.get("authorization", "").strip():
+        scheme, _, token = authorization.partition(" ")
+        return token.strip() or None if scheme.lower() == "bearer" else None
+    return headers.get("x-api-key", "").strip() or None
