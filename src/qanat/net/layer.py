@@ -15,6 +15,10 @@ LOW_WATER = 128 * 1024
 """Bytes queued at which a stopped feeder goes on."""
 
 
+_NO_EXTRA: dict[str, Any] = {}
+"""Layers ask the one below; a dictionary for each would stay empty."""
+
+
 def as_transport(transport: asyncio.BaseTransport) -> asyncio.Transport:
     """What `connection_made` is handed, as the type it has.
 
@@ -31,10 +35,11 @@ class Layer(asyncio.Transport, asyncio.Protocol):
     layer's own; `connection_lost` exactly once, and only if `connection_made` was, unless `lost_early` says otherwise.
     """
 
+    __slots__ = ("_above_lost", "_above_made", "above", "below")
     below: asyncio.Transport
 
     def __init__(self, above: asyncio.Protocol) -> None:
-        super().__init__()
+        super().__init__(_NO_EXTRA)
         self.above = above
         self._above_made = False
         self._above_lost = False

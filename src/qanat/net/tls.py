@@ -1,14 +1,12 @@
 """TLS as a layer: ciphertext below, plaintext above.
 
-Our own pump over `ssl.MemoryBIO`, because asyncio's and uvloop's read 256 KB at a time and pay several times more per
-record. A handshake that fails still delivers its alert before the connection closes.
+Our own pump, because asyncio's and uvloop's read 256 KB at a time and pay several times more per record. A handshake
+that fails still delivers its alert before the connection closes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -17,31 +15,14 @@ from typing import Any, ClassVar
 
 from qanat.errors import QanatError
 from qanat.net.layer import Layer, as_transport
+from qanat.net.tls_alerts import reason_of
+from qanat.net.tls_engine import TLSEngine, end_of_record
 
-RECORD_SIZE = 16384
 GATHER = 64 * 1024
 """Bytes written above that are encrypted and sent at once; fewer wait for the end of the loop's turn."""
 HANDSHAKE_TIMEOUT = 10.0
 MAX_HELLO = 64 * 1024
 """Bytes a peer may send while its handshake waits for its turn."""
-
-_ALERTS = {
-    "TLSV1_ALERT_UNKNOWN_CA": "unknown certificate authority",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "bad certificate",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "expired certificate",
-    "SSLV3_ALERT_CERTIFICATE_REVOKED": "revoked certificate",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "certificate unknown",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "unsupported certificate",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "handshake failure",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "protocol version not supported",
-    "TLSV1_ALERT_ACCESS_DENIED": "access denied",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "certificate required",
-    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "no application protocol",
-    "TLSV1_UNRECOGNIZED_NAME": "unrecognized name",
-}
-
-_UNNAMED = re.compile(r"^\[SSL\] | \(_ssl\.c:\d+\)$")
-"""What Python puts around OpenSSL's text where it has no name for a reason."""
 
 
 @dataclass(eq=False)
@@ -68,17 +49,6 @@ class TLSTruncated(QanatError):
 
     def __str__(self) -> str:
         return "tls session ended without close_notify"
-
-
-def to_tls_failed(error: ssl.SSLError) -> TLSFailed:
-    """OpenSSL's error in the field's words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return TLSFailed(f"certificate verify failed: {error.verify_message}")
-    reason = error.reason or _UNNAMED.sub("", str(error)).upper().replace(" ", "_")
-    if "ALERT" in reason:
-        text = _ALERTS.get(reason, reason.split("ALERT_")[-1].replace("_", " ").lower())
-        return TLSFailed(text, by_peer=True)
-    return TLSFailed(_ALERTS.get(reason, reason.replace("_", " ").lower()), by_peer=reason in _ALERTS)
 
 
 class HandshakeGate:
@@ -126,6 +96,30 @@ class TLSLayer(Layer):
     refuses the peer by raising `TLSFailed`.
     """
 
+    __slots__ = (
+        "_closing",
+        "_engine",
+        "_failure",
+        "_flush_scheduled",
+        "_gate",
+        "_gate_entered",
+        "_gate_waiting",
+        "_handshake_timeout",
+        "_handshaking",
+        "_loop",
+        "_on_failure",
+        "_paused",
+        "_peer_closed",
+        "_plain",
+        "_plain_size",
+        "_pumping",
+        "_through",
+        "_timer",
+        "_unread",
+        "_verify",
+        "tls",
+    )
+
     def __init__(
         self,
         above: asyncio.Protocol,
@@ -139,13 +133,15 @@ class TLSLayer(Layer):
         gate: HandshakeGate | None = None,
     ) -> None:
         super().__init__(above)
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self._engine = TLSEngine(context, server_side, server_hostname)
+        self.tls = self._engine.tls
         self._verify, self._on_failure = verify, on_failure
         self._handshake_timeout, self._gate = handshake_timeout, gate
         self._gate_entered = self._gate_waiting = False
         self._handshaking, self._closing, self._peer_closed = True, False, False
         self._paused = self._pumping = self._flush_scheduled = self._through = False
+        self._unread = b""
+        """Ciphertext: while we may not read, and the beginning of a record."""
         self._plain: list[bytes] = []
         self._plain_size = 0
         self._failure: Exception | None = None
@@ -171,14 +167,15 @@ class TLSLayer(Layer):
         self._step_handshake()
 
     def data_received(self, ciphertext: bytes) -> None:
-        self._incoming.write(ciphertext)
-        if self._handshaking:
-            if not self._gate_waiting:
-                self._step_handshake()
-            elif self._incoming.pending > MAX_HELLO:
-                self._fail(TLSFailed("too much sent before the handshake"))
-        else:
+        if self._closing:
+            return
+        self._unread = self._unread + ciphertext if self._unread else ciphertext
+        if not self._handshaking:
             self._pump()
+        elif not self._gate_waiting:
+            self._step_handshake()
+        elif len(self._unread) > MAX_HELLO:
+            self._fail(TLSFailed("too much sent before the handshake"))
 
     def eof_received(self) -> bool | None:
         if not self._peer_closed and self._failure is None:
@@ -254,7 +251,7 @@ class TLSLayer(Layer):
         return not self._paused
 
     def get_write_buffer_size(self) -> int:
-        return self.below.get_write_buffer_size() + self._outgoing.pending + self._plain_size
+        return self.below.get_write_buffer_size() + len(self._engine.sealed) + self._plain_size
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "ssl_object":
@@ -270,20 +267,22 @@ class TLSLayer(Layer):
     def _step_handshake(self) -> None:
         if not self._handshaking or self._closing:
             return
+        received, self._unread = self._unread, b""
         try:
-            self.tls.do_handshake()
+            rest = self._engine.handshake(received)
+            if rest is None:
+                self._flush()
+                return
             if self._verify is not None:
                 self._verify(self.tls)
-        except ssl.SSLWantReadError:
-            self._flush()
-            return
         except ssl.SSLError as error:
-            self._fail(to_tls_failed(error))
+            self._fail(TLSFailed(*reason_of(error)))
             return
         except TLSFailed as error:
             self._fail(error)
             return
-        self._handshaking = False
+        self._handshaking, self._unread = False, rest
+        self._on_failure = self._verify = None  # an idle session need not hold what only a handshake asks for
         self._end_handshake()
         self._flush()
         self._make_above()
@@ -306,25 +305,36 @@ class TLSLayer(Layer):
         self._fail(TLSFailed("handshake timed out"))
 
     def _pump(self) -> None:
-        if self._pumping or self._handshaking or self._peer_closed:
+        if self._handshaking or self._peer_closed or not self._unread:
+            return
+        if self._pumping:  # handed over from within: what came before goes first
+            self._loop.call_soon(self._pump)
             return
         self._pumping = True
         try:
-            while not self._paused and not self._closing:
-                plaintext = self.tls.read(RECORD_SIZE)  # one record: a larger buffer costs several times more
-                if not plaintext:
-                    self._hear_close_notify()
-                    break
-                self.above.data_received(plaintext)
-                if not self._incoming.pending:
-                    break  # OpenSSL reads no further than its record: asking once more would cost an exception
-        except ssl.SSLWantReadError:
-            pass  # half a record: the rest is on its way
+            self._read_records()
         except ssl.SSLError as error:
-            self._fail(to_tls_failed(error))
+            self._fail(TLSFailed(*reason_of(error)))
         finally:
             self._pumping = False
             self._flush()
+
+    def _read_records(self) -> None:
+        data, self._unread = self._unread, b""
+        position, size = 0, len(data)
+        try:
+            while not self._paused and not self._closing and (end := end_of_record(data, position)):
+                record = data if end - position == size else data[position:end]
+                position = end
+                plaintext = self._engine.open(record)
+                if plaintext:
+                    self.above.data_received(plaintext)
+                elif plaintext is not None:
+                    self._hear_close_notify()
+                    return
+        finally:
+            if position < size:
+                self._unread = data[position:] + self._unread
 
     def _hear_close_notify(self) -> None:
         self._peer_closed = True
@@ -333,17 +343,16 @@ class TLSLayer(Layer):
 
     def _send_close_notify(self) -> None:
         self._encrypt()
-        with contextlib.suppress(ssl.SSLError):  # the peer's answer is not here yet, or never will be
-            self.tls.unwrap()
+        self._engine.end()
         self._flush()
 
     def _encrypt(self) -> None:
         plain, self._plain, self._plain_size = self._plain, [], 0
         try:
             if plain:
-                self.tls.write(plain[0] if len(plain) == 1 else b"".join(plain))
+                self._engine.seal(plain[0] if len(plain) == 1 else b"".join(plain))
         except ssl.SSLError as error:
-            self._fail(to_tls_failed(error))
+            self._fail(TLSFailed(*reason_of(error)))
 
     def _end_turn(self) -> None:
         self._flush_scheduled = False
@@ -352,8 +361,11 @@ class TLSLayer(Layer):
     def _flush(self) -> None:
         if self._plain:
             self._encrypt()
-        if self._outgoing.pending and not self.below.is_closing():
-            self.below.write(self._outgoing.read())
+        engine = self._engine
+        if engine.sealed:
+            sealed, engine.sealed = engine.sealed, b""
+            if not self.below.is_closing():
+                self.below.write(sealed)
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None:
@@ -370,12 +382,16 @@ class TLSLayer(Layer):
 class TLSServer(TLSLayer):
     """The accepting end: the edge's outer TLS, the proxy's inner TLS."""
 
+    __slots__ = ()
+
     def __init__(self, above: asyncio.Protocol, context: ssl.SSLContext, **options: Any) -> None:
         super().__init__(above, context, server_side=True, **options)
 
 
 class TLSClient(TLSLayer):
     """The dialling end."""
+
+    __slots__ = ()
 
     def __init__(
         self, above: asyncio.Protocol, context: ssl.SSLContext, server_hostname: str | None, **options: Any

@@ -1,0 +1,103 @@
+"""One TLS session without I/O, in buffers that all sessions of a thread share.
+
+A `MemoryBIO` keeps for good the largest buffer it ever had, and every session would have two: several kilobytes for
+one that is idle, a quarter of a megabyte once it has carried bulk. Here both are empty again after each call, because
+TLS is handed whole records: what is incomplete waits, at its real size, with the session it belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import threading
+
+HEADER_SIZE = 5
+RECORD_SIZE = 16384
+_MAX_LENGTH = RECORD_SIZE + 2048
+"""The largest `length` of a record that TLS could accept (RFC 5246 6.2.3; RFC 8446 allows less)."""
+_TYPES = range(20, 25)
+"""Of records: change_cipher_spec, alert, handshake, application_data, heartbeat."""
+
+
+class _Buffers(threading.local):
+    """Not across threads: OpenSSL works on them without Python's lock."""
+
+    def __init__(self) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+
+
+_buffers = _Buffers()
+
+
+class TLSEngine:
+    """Opens and seals. What the peer must be sent is in `sealed` after each call, whoever sends it empties that.
+
+    Every method raises `ssl.SSLError`, and only that. Belongs to the thread that made it.
+    """
+
+    __slots__ = ("_incoming", "_outgoing", "sealed", "tls")
+
+    def __init__(self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None) -> None:
+        self._incoming, self._outgoing = _buffers.incoming, _buffers.outgoing
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self.sealed = b""
+
+    def handshake(self, ciphertext: bytes) -> bytes | None:
+        """Go on with the handshake; once it is done, what came behind it. None while TLS waits for more."""
+        self._incoming.write(ciphertext)
+        rest = b""
+        try:
+            self.tls.do_handshake()
+            rest = self._incoming.read()
+        except ssl.SSLWantReadError:
+            return None  # it has taken everything
+        finally:
+            self._leave()
+        return rest
+
+    def open(self, record: bytes) -> bytes | None:
+        """The plaintext of one record; empty for the peer's close_notify, None for a message of TLS's own."""
+        self._incoming.write(record)
+        try:
+            return self.tls.read(RECORD_SIZE)  # a larger buffer costs several times more
+        except ssl.SSLWantReadError:
+            return None
+        finally:
+            self._leave()
+
+    def seal(self, plaintext: bytes) -> None:
+        """Encrypt."""
+        try:
+            self.tls.write(plaintext)
+        finally:
+            self._leave()
+
+    def end(self) -> None:
+        """Say close_notify. The peer's own is not waited for."""
+        try:
+            with contextlib.suppress(ssl.SSLError):
+                self.tls.unwrap()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Leave the buffers as they were found, or the next session would take what is this one's for its own."""
+        if self._outgoing.pending:
+            self.sealed += self._outgoing.read()
+        if self._incoming.pending:
+            self._incoming.read()
+
+
+def end_of_record(data: bytes, start: int) -> int:
+    """Where the record at `start` ends; 0 while it is incomplete.
+
+    What can never become a record ends with the data, so that TLS sees it now and refuses it.
+    """
+    size = len(data)
+    if size - start < HEADER_SIZE:
+        return 0
+    length = data[start + 3] << 8 | data[start + 4]
+    end = start + HEADER_SIZE + length
+    if end <= size:
+        return end
+    return 0 if length <= _MAX_LENGTH and data[start] in _TYPES and data[start + 1] == 3 else size
