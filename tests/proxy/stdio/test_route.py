@@ -17,7 +17,7 @@ import pytest
 from qanat.config import validate
 from qanat.proxy.stdio import process
 from qanat.proxy.stdio.route import StdioConfig, StdioRequest, StdioRoute
-from qanat.proxy.stdio.session import MAX_BACKLOG, Backlog
+from qanat.proxy.stdio.session import MAX_BACKLOG, Backlog, Call, Style
 
 CHILD = Path(__file__).parent / "child.py"
 
@@ -26,13 +26,14 @@ class Recorder:
     """An HTTP exchange that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.status = 0
+        self.status = self.starts = 0
         self.headers: dict[str, str] = {}
         self.body = b""
         self.finished = False
         self.changed = asyncio.Event()
 
     def start(self, status: int, headers: list[tuple[str, str]], length: int | None) -> None:
+        self.starts += 1
         self.status, self.headers = status, {name.lower(): value for name, value in headers}
         self.changed.set()
 
@@ -131,6 +132,36 @@ async def test_each_session_has_a_child_of_its_own(route: StdioRoute) -> None:
     assert text_of(await first.call("echo"))["pid"] != text_of(await second.call("echo"))["pid"]
     refused = await Client(route).post("initialize")
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+
+
+async def test_a_batch_whose_program_dies_after_its_stream_began_is_answered_once(route: StdioRoute) -> None:
+    client = await Client(route).begin()
+    long = {"name": "echo", "arguments": {"long": "x" * 2**20}}
+    batch = [
+        {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
+        for number, params in enumerate([{"name": "deaf"}, long, long])
+    ]
+    recorder = Recorder()
+    request = StdioRequest("POST", "/mcp", client.headers, json.dumps(batch).encode())
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(route.handle(request, recorder))
+        await recorder.until(b"pid ")
+        os.kill(int(recorder.events[0]["params"]["data"].split()[1].rstrip(".")), signal.SIGKILL)
+    assert (recorder.starts, recorder.finished) == (1, True)
+    assert [message["id"] for message in recorder.events[1:]] == [0, 1, 2]
+    assert all(message["error"]["code"] == -32603 for message in recorder.events[1:])
+
+
+def test_a_call_that_fails_says_so_in_the_stream_that_began_and_otherwise_leaves_it_to_the_front() -> None:
+    recorder = Recorder()
+    call = Call(recorder, [1, 2, 3], Style(batch=True, stateless=False))
+    assert call.fail({1: "a", 2: "b", 3: "c"}, "gone") is False
+    call.notify({"method": "notifications/message"})
+    call.answer(2, {"id": "b", "result": {}})
+    assert call.fail({1: "a", 2: "b", 3: "c"}, "gone") is True
+    call.answer(3, {"id": "c", "result": {}})
+    assert [message.get("id") for message in recorder.events] == [None, "b", "a", "c"]
+    assert (recorder.starts, recorder.finished, recorder.events[-1]["error"]["message"]) == (1, True, "gone")
 
 
 async def test_notifications_get_202_and_unknown_sessions_404(route: StdioRoute) -> None:

@@ -63,7 +63,9 @@ class Call:
         self.done = asyncio.Event()
 
     def answer(self, wire_id: int, message: dict[str, Any]) -> None:
-        """The child's answer to one of the requests."""
+        """The child's answer to one of the requests. Nothing happens once the response has ended."""
+        if self.done.is_set():
+            return
         self._waiting.discard(wire_id)
         if self._streaming:
             self._exchange.write(event(message))
@@ -71,6 +73,15 @@ class Call:
             self._answers.append(message)
         if not self._waiting:
             self._finish()
+
+    def fail(self, own_ids: dict[int, Any], reason: str) -> bool:
+        """Answer what is still waiting with an error. False when nothing was sent yet, which the front does better."""
+        if not self._streaming and not self.done.is_set():
+            return False
+        for wire_id in sorted(self._waiting):
+            error = {"code": INTERNAL_ERROR, "message": reason}
+            self.answer(wire_id, {"jsonrpc": "2.0", "id": own_ids[wire_id], "error": error})
+        return True
 
     def notify(self, message: dict[str, Any]) -> bool:
         """Something that belongs to no answer. False when this caller does not take it."""
@@ -191,6 +202,10 @@ class StdioSession:
                     message = self._replace_token({**message, "id": wire}, wire, call, tokens)
                 await self._child.send(message)
             await call.done.wait()
+        except ProgramFailed as failed:
+            own_ids = {wire: request["id"] for wire, request in zip(ids, requests, strict=True)}
+            if not call.fail(own_ids, str(failed)):
+                raise
         finally:
             self._calls.pop(call, None)
             for token in tokens:
