@@ -198,12 +198,51 @@ def test_an_answer_to_no_sign_in_of_this_browser_is_refused(visitor: Visitor, co
     visitor.stub.claims = ADA
     asked = visitor.depart()
     assert "begun in another browser" in text_of(visitor.arrive(state="guess", code="a-code"))
+    assert visitor.arrive(state=asked["state"], error="access_denied").status_code == 403
     assert visitor.arrive(state=asked["state"], code="a-code").status_code == 403, "an attempt is spent by a failure"
     stranger = Visitor(console.url, visitor.stub)
     assert stranger.arrive(state=visitor.depart()["state"], code="a-code").status_code == 403
     for kept in ("", "x", "%", base64.urlsafe_b64encode(b"\0" * 64).decode()):
-        with plain_client(base_url=console.url, headers={"cookie": f"qanat-attempt={kept}"}) as client:
+        name = f"qanat-attempt-{hashlib.sha256(b'x').hexdigest()[:16]}"
+        with plain_client(base_url=console.url, headers={"cookie": f"{name}={kept}"}) as client:
             assert client.get("/console/sign-in/callback?state=x&code=y").status_code == 403
+
+
+def attempts(visitor: Visitor) -> list[tuple[str, str]]:
+    """The cookies of sign-ins under way."""
+    return [(name, kept) for name, kept in visitor.client.cookies.items() if "-attempt-" in name]
+
+
+def test_two_tabs_that_sign_in_at_once_both_get_in(visitor: Visitor) -> None:
+    visitor.stub.claims = ADA
+    first, second = visitor.depart("/console/audit"), visitor.depart("/console/keys")
+    for asked, page in ((first, "/console/audit"), (second, "/console/keys")):
+        visitor.stub.nonce = asked["nonce"]
+        answer = visitor.arrive(state=asked["state"], code="a-code")
+        assert (answer.status_code, answer.headers["location"]) == (303, page)
+    assert attempts(visitor) == []
+
+
+@requirement("console:oidc:refused")
+def test_what_one_tab_keeps_is_no_good_for_the_state_of_another(visitor: Visitor, console: ControlThread) -> None:
+    visitor.stub.claims = ADA
+    mine, theirs = visitor.depart(), Visitor(console.url, visitor.stub).depart()
+    [(name, kept)] = attempts(visitor)
+    labels = [hashlib.sha256(asked["state"].encode()).hexdigest()[:16] for asked in (mine, theirs)]
+    other = name.replace(labels[0], labels[1])
+    assert other != name
+    with plain_client(base_url=console.url, headers={"cookie": f"{other}={kept}"}) as client:
+        answer = client.get("/console/sign-in/callback", params={"state": theirs["state"], "code": "a-code"})
+    assert answer.status_code == 403
+    assert "begun in another browser" in text_of(answer)
+
+
+def test_a_browser_keeps_a_few_sign_ins_and_forgets_the_oldest(visitor: Visitor) -> None:
+    visitor.stub.claims = ADA
+    states = [visitor.depart()["state"] for _ in range(7)]
+    assert len(attempts(visitor)) == 5
+    assert visitor.arrive(state=states[0], code="a-code").status_code == 403
+    assert visitor.arrive(state=states[-1], code="a-code").status_code == 303
 
 
 @requirement("console:oidc:refused")
@@ -266,7 +305,8 @@ def test_a_sign_in_never_keeps_a_session_and_ends_the_one_before(visitor: Visito
         assert other.get("/console/tunnels").status_code == 303
     planted = Visitor(console.url, visitor.stub)
     state = visitor.depart()["state"]
-    planted.client.headers["cookie"] = f"qanat=planted; qanat-attempt={visitor.client.cookies['qanat-attempt']}"
+    [(name, kept)] = attempts(visitor)
+    planted.client.headers["cookie"] = f"qanat=planted; {name}={kept}"
     answer = planted.arrive(state=state, code="a-code")
     assert answer.status_code == 303
     assert "planted" not in str(answer.headers.get_list("set-cookie"))

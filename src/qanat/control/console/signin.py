@@ -5,6 +5,7 @@ A session that begins ends the one its browser had before. `return_to` is a path
 
 from __future__ import annotations
 
+import hashlib
 import re
 from urllib.parse import quote
 
@@ -20,6 +21,8 @@ from qanat.control.rest.limits import Buckets
 START = "/tunnels"
 MAX_RETURN = 512
 ATTEMPT_SECONDS = 600
+MAX_ATTEMPTS = 5
+"""Sign-ins a browser may have under way at once; beginning another one forgets the oldest."""
 _PAGE = re.compile(rf"{ROOT}/[A-Za-z0-9_/-]*(\?[A-Za-z0-9_=&%.:-]*)?", re.ASCII)
 """What may be returned to: no host, no dot segments, nothing a browser could read as another address."""
 
@@ -35,9 +38,9 @@ def cookie_name(request: Request) -> str:
     return "__Host-qanat" if is_secure(request) else "qanat"
 
 
-def attempt_cookie(request: Request) -> str:
-    """The cookie's name that holds a sign-in while its browser is at the provider."""
-    return f"{cookie_name(request)}-attempt"
+def attempt_cookie(request: Request, state: str) -> str:
+    """The cookie's name that holds a sign-in while its browser is at the provider: one for each, as tabs have."""
+    return f"{cookie_name(request)}-attempt-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
 
 
 def to_sign_in(request: Request) -> Response:
@@ -76,13 +79,16 @@ async def to_provider(request: Request) -> Response:
     operations: Operations = request.app.state.operations
     count_attempt(request)
     try:
-        url, kept = await operations.single_sign_on.begin(safe_return(request.query_params.get("return_to", "")))
+        begun = await operations.single_sign_on.begin(safe_return(request.query_params.get("return_to", "")))
     except SignInFailed as error:
         return _failed(request, error)
-    response = RedirectResponse(url, 303, dict(SECURITY_HEADERS))
+    response = RedirectResponse(begun.url, 303, dict(SECURITY_HEADERS))
+    others = [name for name in request.cookies if name.startswith(f"{cookie_name(request)}-attempt-")]
+    for name in others[: max(0, len(others) - MAX_ATTEMPTS + 1)]:  # browsers send the oldest first
+        _forget(request, name, response)
     response.set_cookie(
-        attempt_cookie(request), kept, max_age=ATTEMPT_SECONDS, path="/", secure=is_secure(request), httponly=True,
-        samesite="lax",  # the way back from the provider is a link of another site
+        attempt_cookie(request, begun.state), begun.kept, max_age=ATTEMPT_SECONDS, path="/",
+        secure=is_secure(request), httponly=True, samesite="lax",  # the way back from the provider is a link
     )  # fmt: skip
     return response
 
@@ -91,15 +97,15 @@ async def from_provider(request: Request) -> Response:
     """Finish what `to_provider` began. The attempt is spent, however it ends."""
     operations: Operations = request.app.state.operations
     count_attempt(request)
-    kept, state = request.cookies.get(attempt_cookie(request), ""), request.state
+    name, state = attempt_cookie(request, request.query_params.get("state", "")), request.state
     try:
         signed_in = await operations.single_sign_on.finish(
-            kept, request.query_params, state.client_address, state.request_id
+            request.cookies.get(name, ""), request.query_params, state.client_address, state.request_id
         )
     except SignInFailed as error:
-        return _forget(request, attempt_cookie(request), _failed(request, error))
+        return _forget(request, name, _failed(request, error))
     response = await begin(request, signed_in.cookie.get_secret_value(), signed_in.return_to)
-    return _forget(request, attempt_cookie(request), response)
+    return _forget(request, name, response)
 
 
 async def begin(request: Request, value: str, return_to: str) -> Response:

@@ -58,6 +58,15 @@ CONTEXT = "console sign-in"
 log = get_logger("qanat.control")
 
 
+@dataclass(frozen=True, repr=False)
+class Begun:
+    """Where to send a browser, and what it must keep until it comes back with `state`."""
+
+    url: str
+    state: str
+    kept: str
+
+
 @dataclass(frozen=True)
 class SignedIn:
     """A session that single sign-on opened, and where its browser wanted to go."""
@@ -103,13 +112,13 @@ class SingleSignOns:
             raise NotFound("single sign-on")
         return self.config
 
-    async def begin(self, return_to: str) -> tuple[str, str]:
-        """Where to send a browser, and what it must keep until it comes back. Raises `SignInFailed`, `NotFound`."""
+    async def begin(self, return_to: str) -> Begun:
+        """Begin a sign-in. Raises `SignInFailed`, `NotFound`."""
         sso, known = self._sso, await self._load()
         state, nonce, verifier = (_text(self._context.random_bytes(32)) for _ in range(3))
         attempt = Attempt(state, nonce, verifier, return_to, self._context.now().timestamp() + ATTEMPT_SECONDS)
         sealed = _text(self._context.vault.seal(attempt.to_json(), CONTEXT))
-        return authorization_url(known.provider, sso, attempt, self.redirect_uri), sealed
+        return Begun(authorization_url(known.provider, sso, attempt, self.redirect_uri), state, sealed)
 
     async def finish(self, kept: str, answer: Mapping[str, str], address: str, request_id: str) -> SignedIn:
         """Open a session for who comes back from the provider. Raises `SignInFailed`, `NotFound`."""
