@@ -121,12 +121,13 @@ class _StreamEnd(asyncio.Protocol):
 
     def dialled(self, socket: asyncio.Transport) -> None:
         """The upstream is there: send it the request and let the tunnel go on."""
-        self._socket = socket
+        self._socket, self._dial = socket, None
         if self.lost:
             socket.abort()
             return
         if self.request:
             socket.write(self.request)
+            self.request = b""
         else:
             self.respond(ResponseHead(200))
         if self._early:

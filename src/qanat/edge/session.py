@@ -46,7 +46,8 @@ class ClientSession(asyncio.Protocol):
 
     def __init__(self, sessions: Sessions, address: str, *, is_node: bool = False) -> None:
         self._sessions, self._address, self._is_node = sessions, address, is_node
-        self._parser = UpgradeParser(sessions.limits.header_bytes)
+        self._parser: UpgradeParser | None = UpgradeParser(sessions.limits.header_bytes)
+        """Until the request is there: an open session holds nothing of how it began."""
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._lost = False
@@ -65,7 +66,7 @@ class ClientSession(asyncio.Protocol):
         self._sessions.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._task is not None:
+        if self._parser is None:
             self._early += data
             return
         try:
@@ -76,7 +77,7 @@ class ClientSession(asyncio.Protocol):
         if request is not None:
             self._stop_timer()
             self.transport.pause_reading()
-            self._early = request.rest
+            self._early, self._parser = request.rest, None
             self._task = self._sessions.spawn(self._serve(request))
 
     def eof_received(self) -> bool | None:
@@ -104,6 +105,8 @@ class ClientSession(asyncio.Protocol):
                 self.refuse(EdgeFailed(), request)
             else:
                 self.cut(INTERNAL_ERROR, "edge_failed at edge")
+        finally:
+            self._task = None
 
     async def _find_tunnel(self, request: UpgradeRequest) -> TunnelRecord:
         identity = self.guest.identity

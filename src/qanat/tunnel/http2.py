@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+from dataclasses import replace
 from typing import ClassVar
 
 from qanat.errors import ProtocolError
@@ -104,6 +105,7 @@ class EdgeStream(Stream):
         fields = marks.parse_serialised_headers(marks.first_value(headers, marks.RESPONSE_HEADERS) or "")
         if self.kind is StreamKind.WEBSOCKET and status == 200 and self._is_accepted(fields):
             status = 101
+        self._accept = None  # there is one answer
         length = marks.first_value(headers, "content-length")
         if length is not None and status != 101 and marks.first_value(fields, "content-length") is None:
             fields = (*fields, ("content-length", length))
@@ -240,6 +242,8 @@ class ConnectorStream(Stream, IncomingStream):
         self._responded = True
         self.link.codec.send_headers(self.stream_id, _response_headers(head))
         self.link.flush_soon()
+        if self.head.kind is not StreamKind.HTTP:  # may stay open, idle, for days
+            self.head = replace(self.head, headers=())
 
     def write_trailers(self, trailers: Headers) -> None:
         if not self._closing:
