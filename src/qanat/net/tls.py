@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qanat.errors import QanatError
+from qanat.net.alarm import Alarm, call_in
 from qanat.net.layer import Layer, as_transport
 from qanat.net.tls_alerts import reason_of
 from qanat.net.tls_engine import TLSEngine, end_of_record
@@ -145,7 +146,7 @@ class TLSLayer(Layer):
         self._plain: list[bytes] = []
         self._plain_size = 0
         self._failure: Exception | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Alarm | None = None
 
     # Called by the transport below.
 
@@ -153,7 +154,7 @@ class TLSLayer(Layer):
         transport = as_transport(transport)
         self.below = transport
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(self._handshake_timeout, self._handshake_timed_out)
+        self._timer = call_in(self._handshake_timeout, self._handshake_timed_out)
         if self._gate is None:
             self._step_handshake()
             return

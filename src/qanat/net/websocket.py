@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qanat.errors import QanatError
+from qanat.net.alarm import Alarm, call_in
 from qanat.net.layer import Layer
 from qanat.wire.websocket import (
     ABNORMAL,
@@ -65,12 +66,12 @@ class WebSocketLayer(Layer):
         self._full = False
         self._failure: Exception | None = None
         self._last_heard = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Alarm | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._loop = asyncio.get_running_loop()
         self._last_heard = self._loop.time()
-        self._timer = self._loop.call_later(PING_EVERY, self._keep_alive)
+        self._timer = call_in(PING_EVERY, self._keep_alive)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -185,7 +186,7 @@ class WebSocketLayer(Layer):
     def _abort_later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self.below.abort)
+        self._timer = call_in(CLOSE_TIMEOUT, self.below.abort)
 
     def _keep_alive(self) -> None:
         if self._loop.time() - self._last_heard > DEAD_AFTER and self.below.is_reading():
@@ -195,7 +196,7 @@ class WebSocketLayer(Layer):
         if not self._full:
             self._codec.send_ping()
             self.below.write(self._codec.data_to_send())
-        self._timer = self._loop.call_later(PING_EVERY, self._keep_alive)
+        self._timer = call_in(PING_EVERY, self._keep_alive)
 
 
 def _nothing() -> None:

@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 
+from qanat.net.alarm import Alarm, call_in
 from qanat.net.layer import as_transport
 
 
@@ -20,7 +21,7 @@ class Inbound(asyncio.Protocol):
         self.on_lost: Callable[[], None] | None = None
         self._idle_timeout = idle_timeout
         self._idle_since = 0.0
-        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: Alarm | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = as_transport(transport)
@@ -47,11 +48,11 @@ class Inbound(asyncio.Protocol):
         """None is going on."""
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
-            self._idle_timer = self._loop.call_later(self._idle_timeout, self._look)
+            self._idle_timer = call_in(self._idle_timeout, self._look)
 
     def _look(self) -> None:
         left = self._idle_since + self._idle_timeout - self._loop.time()
         if left <= 0:
             self.transport.close()
         else:  # at rest for less, or busy
-            self._idle_timer = self._loop.call_later(min(left, self._idle_timeout), self._look)
+            self._idle_timer = call_in(min(left, self._idle_timeout), self._look)

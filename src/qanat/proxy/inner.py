@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
+from qanat.net.alarm import call_in
 from qanat.net.layer import Layer, as_transport
 from qanat.net.tls import HANDSHAKE_TIMEOUT, HandshakeGate, TLSFailed, TLSServer
 from qanat.net.websocket import WebSocketServer
@@ -34,7 +35,7 @@ class HelloGuard(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, Layer)
         self._below = transport
-        self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT, self._fail, "handshake timed out")
+        self._timer = call_in(HANDSHAKE_TIMEOUT, self._timed_out)
 
     def data_received(self, data: bytes) -> None:
         if self._done:
@@ -59,6 +60,9 @@ class HelloGuard(asyncio.Protocol):
         if not self._done:
             self._end()
             self._on_failure(exc or TLSFailed("closed before the handshake was done"))
+
+    def _timed_out(self) -> None:
+        self._fail("handshake timed out")
 
     def _fail(self, reason: str) -> None:
         self._end()
