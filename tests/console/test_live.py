@@ -88,10 +88,10 @@ def test_a_ca_that_is_unregistered_is_named_and_back_it_is_green(at: Watched, co
 
 
 @requirement("console:live", "console:live:killed")
-def test_a_killed_connector_and_a_killed_edge_are_named_without_any_watched_route(
+def test_a_frozen_or_killed_connector_and_a_killed_edge_are_named_without_any_watched_route(
     page: Page, console: ConsoleBrowser, tunnel: str, tmp_path: Path
 ) -> None:
-    """SIGKILL, so that nobody says goodbye: the control plane learns of the edge's end from its silence alone."""
+    """SIGSTOP and SIGKILL, so that nobody says goodbye: all is learned from silence alone."""
     running = console.running
     operations = running.stack.control.operations
     running.run(operations.certificates.create(console.actor, tunnel, make_ca()))
@@ -102,6 +102,12 @@ def test_a_killed_connector_and_a_killed_edge_are_named_without_any_watched_rout
     with another_edge(running, tmp_path, "edge-far") as edge:
         with connector_process(running.stack, edge, tmp_path / "token") as connector:
             watched.is_green(after=time.monotonic(), of="connector process started")
+            connector.send_signal(signal.SIGSTOP)
+            try:
+                watched.tells("Not connected", "Connector:", after=time.monotonic(), of="connector frozen")
+            finally:
+                connector.send_signal(signal.SIGCONT)
+            watched.is_green(after=time.monotonic(), of="connector thawed")
             connector.send_signal(signal.SIGKILL)
             watched.tells("Not connected", "Connector:", after=time.monotonic(), of="connector killed")
         with connector_process(running.stack, edge, tmp_path / "token"):
