@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Protocol
 
 from qanat.proxy.dial import Destination, Dialler
 from qanat.proxy.errors import Overloaded
 from qanat.proxy.upstream import Upstream, UpstreamConnection
+
+
+TRUSTED_FOR = 1.0
+"""Seconds after an answer for which a connection is taken to be open still, without asking the system."""
 
 
 class Pool(Protocol):
@@ -37,7 +42,8 @@ class UpstreamPool:
     """Hands out idle connections, youngest first, and dials new ones.
 
     A connection that has been idle for `idle_timeout` seconds is closed rather than used: servers close theirs after
-    a few seconds, and a request on a connection that is just being closed is lost.
+    a few seconds, and a request on a connection that is just being closed is lost. One that has just answered is
+    trusted, until the upstream closes such a one without having said so.
     """
 
     def __init__(self, dialler: Dialler, destination: Destination, limit: int, idle_timeout: float) -> None:
@@ -47,13 +53,15 @@ class UpstreamPool:
         self._idle: list[UpstreamConnection] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self._trusted_for = TRUSTED_FOR
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection that is still good."""
-        horizon = time.monotonic() - self._idle_timeout
+        now = time.monotonic()
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_since > horizon and not connection.stale:
+            idle_for, connection.idle_since = now - connection.idle_since, 0.0
+            if idle_for < self._idle_timeout and connection.usable(doubtful=idle_for >= self._trusted_for):
                 connection.reused = True
                 return connection
             connection.close()
@@ -67,9 +75,9 @@ class UpstreamPool:
         try:
             connection = await self._dialler.dial(self.destination, self._make)
         except BaseException:
-            self._forget()
+            self.open -= 1
             raise
-        connection.when_lost(self._forget)
+        connection.when_lost(partial(self._lose, connection))
         return connection
 
     def close(self) -> None:
@@ -87,8 +95,10 @@ class UpstreamPool:
     def _make(self, address: str) -> UpstreamConnection:
         return UpstreamConnection(address, self._give_back)
 
-    def _forget(self) -> None:
+    def _lose(self, connection: UpstreamConnection) -> None:
         self.open -= 1
+        if time.monotonic() - connection.idle_since < TRUSTED_FOR:
+            self._trusted_for = 0.0
 
     def _give_back(self, connection: UpstreamConnection) -> None:
         if self._closed or self._idle_timeout <= 0:

@@ -222,11 +222,16 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._lost:
             self.transport.close()
 
-    @property
-    def stale(self) -> bool:
-        """Whether the upstream has closed this idle connection or said something on it, the loop not knowing yet."""
+    def usable(self, *, doubtful: bool) -> bool:
+        """Whether this idle connection is open and silent, as far as the loop knows; if in doubt, the system is asked.
+
+        The loop hears of an end one turn late.
+        """
         if self._lost or self.transport.is_closing():
-            return True
+            return False
+        return not doubtful or not self._has_news()
+
+    def _has_news(self) -> bool:
         if self._poll is None:
             self._poll = select.poll()
             if (descriptor := self.transport.get_extra_info("socket")) is not None:
