@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -139,6 +139,46 @@ def test_calls_come_from_gateways_and_bytes_from_edges(tenant: Tenant) -> None:
     assert points[0] == {"time": "2026-08-01T09:30:00.000000Z", "slowest_ms": 90, "streams_open": 3} | sums
     assert (points[1]["bytes_out"], points[1]["calls"]) == (200, 0)
     assert len(calls) == 4
+
+
+def traffic(tenant: Tenant, tunnel: str) -> list[dict[str, Any]]:
+    window = {"since": "2026-08-01T09:00:00Z", "until": "2026-08-01T10:00:00Z"}
+    with tenant.as_operator() as http:
+        return list(ok(http.get(f"/admin/v1/tunnels/{tunnel}/traffic", params=window))["data"])
+
+
+def test_open_streams_are_added_over_nodes(tenant: Tenant) -> None:
+    tunnel = new_tunnel(tenant)
+    for node, streams in (("edge-1", 3), ("edge-2", 4), ("edge-1", 2)):
+        tell(tenant, tunnel, {"kind": "traffic", "node": node, "fields": {"streams_open": streams}})
+    later = {"kind": "traffic", "time": NOW.replace(minute=31).isoformat(), "fields": {"streams_open": 5}}
+    tell(tenant, tunnel, later)
+    assert [point["streams_open"] for point in traffic(tenant, tunnel)] == [7, 5]
+    whole = timedelta(hours=1)
+    start = NOW.replace(minute=0, second=0)
+    [point] = tenant.control.run(
+        tenant.control.operations.events.traffic(tenant.actor, tunnel, start, start + whole, whole)
+    )
+    assert point.streams_open == 7
+
+
+def test_a_batch_whose_answer_was_lost_counts_once_however_often_it_is_told(
+    start_control: Callable[..., ControlThread],
+) -> None:
+    clock = SteppedClock()
+    tenant = start_control(clock=clock).new_tenant()
+    tunnel = new_tunnel(tenant)
+    event = {"kind": "traffic", "time": NOW.isoformat(), "node": "edge-1", "tunnel_id": tunnel}
+    batch = {"id": "b" * 32, "events": [event | {"fields": {"bytes_in": 5, "streams_opened": 1}}]}
+    with tenant.http(EDGE_KEY) as edge:
+        for _ in range(3):
+            assert edge.post("/internal/v1/events", json=batch).status_code == 204
+        assert edge.post("/internal/v1/events", json=batch | {"id": "c" * 32}).status_code == 204
+        assert edge.post("/internal/v1/events", json=batch | {"id": "d" * 65}).status_code == 400
+        assert [(point["bytes_in"], point["streams_opened"]) for point in traffic(tenant, tunnel)] == [(10, 2)]
+        clock.advance(hours=2)
+        tenant.control.run(tenant.control.operations.housekeeping.prune())
+        assert tenant.control.run(tenant.control.dump())["event_batches"] == []
 
 
 def first_times(tenant: Tenant, tunnel: str) -> list[tuple[str, str, object]]:

@@ -75,6 +75,28 @@ async def test_while_the_control_plane_is_down_the_newest_are_kept_and_the_rest_
     assert dropped(metrics) == 3
 
 
+async def test_a_batch_whose_answer_was_lost_is_told_again_unchanged_and_under_its_id() -> None:
+    class Mute(Sink):
+        """Stores every batch, and answers the first time that it could not."""
+
+        async def send_events(self, batch: EventBatch) -> None:
+            await super().send_events(batch)
+            if len(self.batches) == 1:
+                raise ControlUnavailable("no answer")
+
+    waiting, _ = queue()
+    waiting.emit("call", TUNNEL, n=1)
+    sink = Mute()
+    with pytest.raises(ControlUnavailable):
+        await waiting.flush(sink)
+    waiting.emit("call", TUNNEL, n=2)
+    await waiting.flush(sink)
+    assert sink.numbers() == [1, 1, 2]
+    first, again, other = sink.batches
+    assert first == again
+    assert len({first.id, other.id, ""}) == 3
+
+
 async def test_what_is_emitted_later_is_handed_over_by_itself() -> None:
     waiting, _ = queue()
     sink = Sink()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from typing import Protocol
+from uuid import uuid4
 
 from qanat.api.internal import Event, EventBatch
 from qanat.clock import Clock
@@ -29,9 +29,11 @@ class EventBacklog:
     def __init__(self, node: str, clock: Clock, on_dropped: Callable[[], None]) -> None:
         self._node, self._clock, self._on_dropped = node, clock, on_dropped
         self._events: deque[Event] = deque()
+        self._underway = EventBatch(events=())
+        """Sent, and not known to have arrived."""
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._events) + len(self._underway.events)
 
     def make(self, kind: str, tunnel: TunnelID | None = None, **fields: Field) -> Event:
         """An event of now."""
@@ -47,9 +49,18 @@ class EventBacklog:
         self._events.append(event)
 
     async def hand_over(self, sink: EventSink, *first: Event) -> None:
-        """One batch, `first` at its head. Raises what the sink raises; the events are kept then."""
-        batch = tuple(islice(self._events, MAX_BATCH - len(first)))
-        await sink.send_events(EventBatch(events=(*first, *batch)))
-        handed = set(map(id, batch))
-        while self._events and id(self._events[0]) in handed:  # some may have been dropped meanwhile
-            self._events.popleft()
+        """One batch, `first` at its head. Raises what the sink raises; the events are kept then.
+
+        Next time the same batch goes under the same id, since nobody knows whether it arrived: only its answer failed.
+        """
+        if not self._events and not self._underway.events:
+            await sink.send_events(EventBatch(events=first))
+            return
+        if not self._underway.events:
+            size = min(len(self._events), MAX_BATCH - len(first))
+            events = tuple(self._events.popleft() for _ in range(size))
+            self._underway = EventBatch(id=uuid4().hex, events=(*first, *events))
+        batch = self._underway
+        await sink.send_events(batch)
+        if self._underway is batch:
+            self._underway = EventBatch(events=())

@@ -81,8 +81,10 @@ class Event(Message):
 
 
 class EventBatch(Message):
-    """At most 1,000 events."""
+    """At most 1,000 events. One that is told again under the same id counts once."""
 
+    id: str = Field(default="", max_length=64)
+    """Empty: nobody knows whether it was told before."""
     events: tuple[Event, ...]
 
 

@@ -318,7 +318,7 @@ class TrafficPoint(Noun):
     slowest_ms: int
     streams_opened: int
     streams_open: int
-    """The most that one edge had open at once."""
+    """The most that each edge had open at once, added over edges."""
 
 
 class OperatorEvent(Noun):

@@ -1,7 +1,8 @@
 """What edges and gateways tell: connectors come and go, traffic, calls. Kept for the console, not for ever.
 
 Traffic and calls are summed per tunnel and minute; every event but bare traffic is kept. Bytes are summed from what
-edges tell and nothing else: a gateway's calls are among them.
+edges tell and nothing else: a gateway's calls are among them. A batch that is told again, because its node never heard
+the answer, changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, select
+from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,12 +25,13 @@ from qanat.control.operations.history import cursor_after, read_cursor_number
 from qanat.control.operations.pages import PageRequest
 from qanat.control.operations.tunnels import find_tunnel
 from qanat.control.operations.watches import WatchedRoutes
-from qanat.control.store.tables import EventRow, TrafficRow, TunnelRow
+from qanat.control.store.database import insert_new
+from qanat.control.store.tables import EventBatchRow, EventRow, OpenStreamsRow, TrafficRow, TunnelRow
 
 NOT_KEPT = ("traffic", "canary", "node_alive")
 """Traffic is summed, a node's life is a lease; of probes only what changed is kept, which their own table knows."""
 SUMS = ("calls", "errors", "bytes_in", "bytes_out", "duration_ms", "streams_opened")
-PEAKS = ("slowest_ms", "streams_open")
+PEAKS = ("slowest_ms",)
 MOVED = ("bytes_in", "bytes_out", "streams_opened")
 """What only edges tell: a gateway tells of the same bytes with its calls."""
 _Key = tuple[str, datetime]
@@ -45,31 +47,38 @@ class Events:
     async def record(self, batch: EventBatch) -> Counter[str]:
         """Keep a batch, all of it or nothing. Returns what happened for the first time: `tunnel`s, `connector`s."""
         async with self._context.database.write() as session:
+            if batch.id and not await insert_new(session, EventBatchRow, id=batch.id, seen_at=self._context.now()):
+                return Counter()
             events = await self._first_times.judge(session, batch.events)
             session.add_all(_row(event) for event in events if event.kind not in NOT_KEPT)
             for event in events:
                 await self._connectors.hear(session, event)
                 await self._watches.hear(session, event)
             await _add_traffic(session, events)
+            await _add_open_streams(session, events)
         return announce(events)
 
     async def traffic(
         self, actor: Actor, tunnel_id: str, since: datetime, until: datetime, step: timedelta = timedelta(minutes=1)
     ) -> list[TrafficPoint]:
         """What a tunnel did, per `step`, oldest first; times without any traffic are left out."""
-        query = select(TrafficRow).where(
-            TrafficRow.tunnel_id == tunnel_id, TrafficRow.minute >= since, TrafficRow.minute < until
-        )
+        query = select(TrafficRow).where(*_in_time(TrafficRow, tunnel_id, since, until)).order_by(TrafficRow.minute)
+        opened = select(OpenStreamsRow.minute, func.sum(OpenStreamsRow.most)).group_by(OpenStreamsRow.minute)
+        opened = opened.where(*_in_time(OpenStreamsRow, tunnel_id, since, until))
         async with self._context.database.read() as session:
             await find_tunnel(session, actor, tunnel_id)
-            rows = (await session.scalars(query.order_by(TrafficRow.minute))).all()
+            rows = (await session.scalars(query)).all()
+            streams = (await session.execute(opened)).all()
         points: dict[datetime, Counter[str]] = defaultdict(Counter)
         for row in rows:
             point = points[since + (row.minute - since) // step * step]
             point.update({name: getattr(row, name) for name in SUMS})
             for name in PEAKS:
                 point[name] = max(point[name], getattr(row, name))
-        names = (*SUMS, *PEAKS)
+        for minute, most in streams:
+            point = points[since + (minute - since) // step * step]
+            point["streams_open"] = max(point["streams_open"], int(most))
+        names = (*SUMS, *PEAKS, "streams_open")
         return [TrafficPoint(time=time, **{name: point[name] for name in names}) for time, point in points.items()]
 
     async def list_page(
@@ -94,6 +103,12 @@ class Events:
         return Page(data=shown, next_page=cursor_after(shown[-1].id) if len(rows) > request.limit else None)
 
 
+def _in_time(
+    table: type[TrafficRow | OpenStreamsRow], tunnel_id: str, since: datetime, until: datetime
+) -> Sequence[ColumnElement[bool]]:
+    return table.tunnel_id == tunnel_id, table.minute >= since, table.minute < until
+
+
 def _row(event: Event) -> EventRow:
     return EventRow(
         time=event.time,
@@ -109,8 +124,8 @@ async def _add_traffic(session: AsyncSession, events: Sequence[Event]) -> None:
     sums: dict[_Key, Counter[str]] = defaultdict(Counter)
     for event in events:
         if event.tunnel_id is not None and event.kind in ("traffic", "call"):
-            _add_event(sums[event.tunnel_id[:128], event.time.replace(second=0, microsecond=0)], event)
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+            _add_event(sums[event.tunnel_id[:128], _minute(event)], event)
+    dialect = _dialect(session)
     for (tunnel_id, minute), point in sorted(sums.items()):
         values = {name: point[name] for name in (*SUMS, *PEAKS)}
         statement = dialect.insert(TrafficRow).values(tunnel_id=tunnel_id, minute=minute, **values)
@@ -119,6 +134,30 @@ async def _add_traffic(session: AsyncSession, events: Sequence[Event]) -> None:
             column = getattr(TrafficRow, name)
             added[name] = case((column < values[name], values[name]), else_=column)
         await session.execute(statement.on_conflict_do_update(index_elements=["tunnel_id", "minute"], set_=added))
+
+
+async def _add_open_streams(session: AsyncSession, events: Sequence[Event]) -> None:
+    """Keep the most of each node, minute by minute: nodes are added up when somebody looks."""
+    most: Counter[tuple[str, datetime, str]] = Counter()
+    for event in events:
+        if event.tunnel_id is not None and event.kind == "traffic" and (found := _whole(event, "streams_open")):
+            key = event.tunnel_id[:128], _minute(event), event.node[:128]
+            most[key] = max(most[key], found)
+    dialect, column = _dialect(session), OpenStreamsRow.most
+    for (tunnel_id, minute, node), found in sorted(most.items()):
+        statement = dialect.insert(OpenStreamsRow).values(tunnel_id=tunnel_id, minute=minute, node=node, most=found)
+        more = {"most": case((column < found, found), else_=column)}
+        await session.execute(
+            statement.on_conflict_do_update(index_elements=["tunnel_id", "minute", "node"], set_=more)
+        )
+
+
+def _minute(event: Event) -> datetime:
+    return event.time.replace(second=0, microsecond=0)
+
+
+def _dialect(session: AsyncSession) -> Any:
+    return postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
 
 
 def _add_event(point: Counter[str], event: Event) -> None:
@@ -131,7 +170,6 @@ def _add_event(point: Counter[str], event: Event) -> None:
         return
     for name in MOVED:
         point[name] += _whole(event, name)
-    point["streams_open"] = max(point["streams_open"], _whole(event, "streams_open"))
 
 
 def _whole(event: Event, name: str) -> int:

@@ -17,8 +17,10 @@ from qanat.control.store.tables import (
     AuthenticationEventRow,
     ConnectorRow,
     EdgeNodeRow,
+    EventBatchRow,
     EventRow,
     FirstTimeRow,
+    OpenStreamsRow,
     TrafficRow,
     UsedAssertionRow,
 )
@@ -29,6 +31,8 @@ PRUNE_INTERVAL = 3600.0
 TOKENS_KEPT = timedelta(days=30)
 CONNECTORS_KEPT = timedelta(minutes=10)
 """A connector nobody has spoken of for so long is gone, and so is its edge."""
+BATCHES_KEPT = timedelta(hours=1)
+"""A node that heard no answer tells its batch again within seconds."""
 log = get_logger("qanat.control")
 
 
@@ -68,6 +72,8 @@ class Housekeeping:
                 delete(AuthenticationEventRow).where(AuthenticationEventRow.time < now - config.history_retention),
                 delete(EventRow).where(EventRow.time < now - config.traffic_retention),
                 delete(TrafficRow).where(TrafficRow.minute < now - config.traffic_retention),
+                delete(OpenStreamsRow).where(OpenStreamsRow.minute < now - config.traffic_retention),
+                delete(EventBatchRow).where(EventBatchRow.seen_at < now - BATCHES_KEPT),
                 delete(FirstTimeRow).where(
                     FirstTimeRow.what != USE, FirstTimeRow.seen_at < now - config.history_retention
                 ),

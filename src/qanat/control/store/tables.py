@@ -371,8 +371,24 @@ class TrafficRow(Table):
     """Of all calls together."""
     slowest_ms: Mapped[int]
     streams_opened: Mapped[int] = mapped_column(server_default="0")
-    streams_open: Mapped[int] = mapped_column(server_default="0")
-    """The most that one node had open at once."""
+
+
+class OpenStreamsRow(Table):
+    """The most streams of a tunnel that one node had open at once in one minute."""
+
+    __tablename__ = "open_streams"
+    tunnel_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    minute: Mapped[datetime] = mapped_column(primary_key=True)
+    node: Mapped[str] = mapped_column(String(128), primary_key=True)
+    most: Mapped[int]
+
+
+class EventBatchRow(Table):
+    """A batch of events that was heard: told again, because the answer was lost, it counts no more."""
+
+    __tablename__ = "event_batches"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    seen_at: Mapped[datetime]
 
 
 class FirstTimeRow(Table):
