@@ -43,13 +43,13 @@ def test_a_line_is_a_json_object_with_the_phrase_and_its_fields(stream: io.Strin
 
 
 def test_fields_that_come_encoded_make_the_same_line(stream: io.StringIO) -> None:
-    logger.info("request started", '"route": "tickets", "port": 80')
+    logger.members("request started", '"route": "tickets", "port": 80')
     logger.info("request started", route="tickets", port=80)
     first, second = lines(stream)
     assert list(first) == list(second)
     assert (first["route"], first["port"]) == ("tickets", 80)
     setup_logging("info", "text", stream)
-    logger.info("request started", '"route": "tickets"')
+    logger.members("request started", '"route": "tickets"')
     assert stream.getvalue().endswith("INF request started route=tickets\n")
 
 

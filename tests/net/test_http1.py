@@ -286,3 +286,51 @@ def test_a_bare_line_feed_in_late_trailers_is_still_seen() -> None:
     reader.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: a")
     with pytest.raises(HTTPViolation):
         reader.receive_data(b"b\nY: c")
+
+
+def heads_read(reader: MessageReader, *messages: bytes) -> list[HTTPEvent]:
+    """The first event of each message."""
+    heads = []
+    for message in messages:
+        reader.next_message()
+        reader.receive_data(message)
+        heads.append(reader.events_received()[0])
+    return heads
+
+
+def test_the_same_head_again_is_not_read_again_and_another_one_is() -> None:
+    other = REQUEST.replace(b"Host: x", b"Host: y") + b"\r\n"
+    first, second, third = heads_read(RequestReader(), REQUEST + b"\r\n", REQUEST + b"\r\n", other)
+    assert first is second
+    assert isinstance(third, RequestReceived)
+    assert values(third.headers, b"host") == [b"y"]
+
+
+def test_a_large_head_is_not_remembered() -> None:
+    large = REQUEST + b"X: " + b"a" * 4096 + b"\r\n\r\n"
+    first, second = heads_read(RequestReader(), large, large)
+    assert first is not second
+    assert first == second
+
+
+def test_the_same_head_in_answer_to_another_method_is_another_answer() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    reader = ResponseReader()
+    framings = []
+    for method in (b"GET", b"GET", b"HEAD", b"GET"):
+        reader.expect(method)
+        reader.receive_data(answer if method == b"HEAD" else answer + b"ok")
+        head, *_, end = reader.events_received()
+        assert isinstance(head, ResponseReceived)
+        assert isinstance(end, MessageEnded)
+        framings.append(head.framing)
+    assert framings == [Framing.LENGTH, Framing.LENGTH, Framing.NONE, Framing.LENGTH]
+
+
+def test_the_same_informational_head_twice_does_not_end_the_answer() -> None:
+    reader = ResponseReader()
+    reader.expect(b"GET")
+    reader.receive_data(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2 + b"HTTP/1.1 204 No Content\r\n\r\n")
+    *heads, end = reader.events_received()
+    assert [head.status for head in heads if isinstance(head, ResponseReceived)] == [103, 103, 204]
+    assert isinstance(end, MessageEnded)

@@ -21,6 +21,8 @@ MAX_HEAD = 64 * 1024
 """Largest head, in bytes."""
 MAX_START_LINE = 16 * 1024
 _KEPT_START_LINES = 256
+_MAX_REMEMBERED = 2048
+"""Bytes of a head that may be remembered until the next one comes: often it is the same."""
 _MAX_CHUNK_LINE = 4096
 _MAX_LENGTH_DIGITS = 18
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
@@ -45,8 +47,12 @@ NO_BODY, CHUNKED = Framing.NONE, Framing.CHUNKED
 
 @dataclass(slots=True)
 class RequestReceived:
-    """The head of a request. `target` is as it was sent; `length` counts only with `Framing.LENGTH`."""
+    """The head of a request. `target` is as it was sent; `length` counts only with `Framing.LENGTH`.
 
+    A peer that sends the same head again causes the same object again: nobody may change it.
+    """
+
+    informational: ClassVar[bool] = False
     method: bytes
     target: bytes
     version: bytes
@@ -57,7 +63,10 @@ class RequestReceived:
 
 @dataclass(slots=True)
 class ResponseReceived:
-    """The head of an answer. Status 1xx comes before the real one, with `Framing.NONE` and no `MessageEnded`."""
+    """The head of an answer. Status 1xx comes before the real one, with `Framing.NONE` and no `MessageEnded`.
+
+    Shared like that of a request.
+    """
 
     status: int
     reason: bytes
@@ -116,7 +125,9 @@ class MessageReader(Codec[HTTPEvent]):
         """How many of the first bytes hold no beginning of a block's end."""
         self._state = self._read_head
         self._remaining = 0
-        self._framing = Framing.NONE
+        self._last_head = b""
+        self._last: RequestReceived | ResponseReceived | None = None
+        """What the last head was read as."""
 
     @property
     def idle(self) -> bool:
@@ -166,13 +177,22 @@ class MessageReader(Codec[HTTPEvent]):
             return -1
         self._scanned = 0
         head = data[position:end]
+        event = self._last
+        if event is None or head != self._last_head:
+            event = self._parse_head(head)
+        self._events.append(event)
+        self._begin_body(event)
+        return end + 4
+
+    def _parse_head(self, head: bytes) -> RequestReceived | ResponseReceived:
         if len(head) > MAX_HEAD:
             raise HTTPViolation("header block too large", 431)
         start_line, more, block = head.partition(b"\r\n")
         if len(start_line) > MAX_START_LINE:
             raise HTTPViolation("start line too long", self.start_line_too_long)
-        self._take_head(start_line, parse_block(block) if more else Fields((), {}))
-        return end + 4
+        event = self._take_head(start_line, parse_block(block) if more else Fields((), {}))
+        self._last_head, self._last = (head, event) if len(head) <= _MAX_REMEMBERED else (b"", None)
+        return event
 
     def _check_incomplete(self, data: bytes, position: int) -> None:
         if _BARE_LF.search(data, position + self._scanned):
@@ -183,14 +203,16 @@ class MessageReader(Codec[HTTPEvent]):
         if size > MAX_HEAD:
             raise HTTPViolation("header block too large", 431)
 
-    def _take_head(self, start_line: bytes, headers: Fields) -> None:
+    def _take_head(self, start_line: bytes, headers: Fields) -> RequestReceived | ResponseReceived:
         raise NotImplementedError
 
-    def _begin_body(self, framing: Framing, length: int) -> None:
-        if length:
-            self._remaining, self._state = length, self._read_length
+    def _begin_body(self, event: RequestReceived | ResponseReceived) -> None:
+        framing = event.framing
+        if event.length:
+            self._remaining, self._state = event.length, self._read_length
         elif framing is NO_BODY or framing is Framing.LENGTH:
-            self._end()
+            if not event.informational:
+                self._end()
         elif framing is CHUNKED:
             self._state = self._read_chunk_size
         else:
@@ -270,11 +292,9 @@ class RequestReader(MessageReader):
 
     start_line_too_long = 414
 
-    def _take_head(self, start_line: bytes, headers: Fields) -> None:
+    def _take_head(self, start_line: bytes, headers: Fields) -> RequestReceived:
         method, target, version = _read_request_line(start_line)
-        framing, length = request_framing(version, headers)
-        self._events.append(RequestReceived(method, target, version, headers, framing, length))
-        self._begin_body(framing, length)
+        return RequestReceived(method, target, version, headers, *request_framing(version, headers))
 
 
 class ResponseReader(MessageReader):
@@ -289,24 +309,23 @@ class ResponseReader(MessageReader):
 
     def expect(self, method: bytes) -> None:
         """A request with this method has been sent."""
-        self._method = method
+        if method != self._method:
+            self._method, self._last = method, None  # the same head would be read in another way
         self.next_message()
 
-    def _take_head(self, start_line: bytes, headers: Fields) -> None:
+    def _take_head(self, start_line: bytes, headers: Fields) -> ResponseReceived:
         version, status, reason = _read_status_line(start_line)
         if status == 101:
             raise HTTPViolation("switched protocols without being asked")
         if status < 200:
-            self._events.append(ResponseReceived(status, reason, version, headers, NO_BODY))
-            return
+            return ResponseReceived(status, reason, version, headers, NO_BODY)
         framing, length = response_framing(self._method, status, version, headers)
         keep_alive = version == b"1.1"
         if b"connection" in headers.by_name:
             options = tokens(headers, b"connection")
             keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
         keep_alive = keep_alive and framing is not Framing.CLOSE
-        self._events.append(ResponseReceived(status, reason, version, headers, framing, length, keep_alive))
-        self._begin_body(framing, length)
+        return ResponseReceived(status, reason, version, headers, framing, length, keep_alive)
 
 
 @functools.lru_cache(maxsize=_KEPT_START_LINES)

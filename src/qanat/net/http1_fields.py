@@ -67,13 +67,15 @@ class Fields:
     Equal to the tuple of its lines.
     """
 
-    __slots__ = ("by_name", "lines")
+    __slots__ = ("by_name", "lines", "passing")
 
     def __init__(self, lines: Iterable[Header] = (), by_name: dict[bytes, list[bytes]] | None = None) -> None:
         self.lines = list(lines)
         """In order, and with repetitions."""
         self.by_name = _by_name(self.lines) if by_name is None else by_name
         """From a name in lower case to its values in order, without the white space behind them. Not to be changed."""
+        self.passing: tuple[Header, ...] | None = None
+        """For who passes a message on: those of its lines that go further, once that has been asked."""
 
     def __iter__(self) -> Iterator[Header]:
         return iter(self.lines)

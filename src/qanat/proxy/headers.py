@@ -58,6 +58,19 @@ def upstream_headers(
     headers: Fields, *, host: bytes, authority: Authority, request_id: str, protocol: bytes
 ) -> list[Header]:
     """The header lines to send upstream, framing not among them. Raises `BadRequest` and `LoopDetected`."""
+    if headers.passing is None:
+        headers.passing = _passing_to_upstream(headers)
+    return [
+        (b"Host", host),
+        *headers.passing,
+        (b"X-Forwarded-Host", authority.encoded),
+        (b"X-Forwarded-Proto", b"https"),
+        (b"X-Request-Id", request_id.encode("ascii")),
+        (b"Via", protocol + b" mcp-proxy"),
+    ]
+
+
+def _passing_to_upstream(headers: Fields) -> tuple[Header, ...]:
     kept = [header for header in headers.lines if _PASSES_TO_UPSTREAM[header[0]]]
     by_name = headers.by_name
     if b"connection" in by_name and (listed := _connection_options(headers)):
@@ -66,14 +79,7 @@ def upstream_headers(
         kept.append((b"TE", b"trailers"))
     if b"via" in by_name:
         _check_passes(headers)
-    return [
-        (b"Host", host),
-        *kept,
-        (b"X-Forwarded-Host", authority.encoded),
-        (b"X-Forwarded-Proto", b"https"),
-        (b"X-Request-Id", request_id.encode("ascii")),
-        (b"Via", protocol + b" mcp-proxy"),
-    ]
+    return tuple(kept)
 
 
 def _connection_options(headers: Fields) -> frozenset[bytes]:
@@ -93,9 +99,9 @@ def _check_passes(headers: Fields) -> None:
 
 def caller_headers(headers: Fields, request_id: str, rewrite: Callable[[bytes, bytes], bytes] | None) -> list[Header]:
     """The header lines to send to the caller. `rewrite(name, value)` is asked about lines that may name an origin."""
-    kept = [header for header in headers.lines if _PASSES_TO_CALLER[header[0]]]
-    if b"connection" in headers.by_name and (listed := tokens(headers, b"connection")):
-        kept = [header for header in kept if header[0].lower() not in listed]
+    if headers.passing is None:
+        headers.passing = _passing_to_caller(headers)
+    kept = list(headers.passing)
     if rewrite is not None:
         kept = [
             (name, rewrite(lower, value)) if (lower := name.lower()) in _REWRITTEN else (name, value)
@@ -103,6 +109,13 @@ def caller_headers(headers: Fields, request_id: str, rewrite: Callable[[bytes, b
         ]
     kept.append((b"X-Request-Id", request_id.encode("ascii")))
     return kept
+
+
+def _passing_to_caller(headers: Fields) -> tuple[Header, ...]:
+    kept = [header for header in headers.lines if _PASSES_TO_CALLER[header[0]]]
+    if b"connection" in headers.by_name and (listed := tokens(headers, b"connection")):
+        kept = [header for header in kept if header[0].lower() not in listed]
+    return tuple(kept)
 
 
 def may_name_an_origin(headers: Fields) -> bool:

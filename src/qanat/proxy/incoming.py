@@ -26,6 +26,8 @@ class IncomingRequest:
     length: int
     protocol: bytes
     """`1.1` or `2`."""
+    described: tuple[str, str, str] = ("", "", "")
+    """The route and upstream it was last logged with, and what was said: the next request may have the same head."""
 
     @property
     def path(self) -> str:

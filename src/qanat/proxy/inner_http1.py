@@ -22,7 +22,7 @@ from qanat.proxy.errors import BadRequest, HeadersTooLarge, ProxyError, Reply, U
 from qanat.proxy.exchange import Exchange
 from qanat.proxy.forward import Forwarder
 from qanat.proxy.inbound import Inbound
-from qanat.proxy.incoming import from_http1
+from qanat.proxy.incoming import IncomingRequest, from_http1
 from qanat.proxy.record import log
 
 MAX_PIPELINED = 64 * 1024
@@ -38,6 +38,9 @@ class HTTP1Inbound(Inbound):
         super().__init__(idle_timeout)
         self._forwarder, self._sni = forwarder, sni
         self._reader = RequestReader()
+        self._head: RequestReceived | None = None
+        self._request: IncomingRequest | None = None
+        """What the last head was taken for."""
         self._exchange: Exchange | None = None
         self._framing = NO_BODY
         self._request_ended = self._answered = True
@@ -98,11 +101,14 @@ class HTTP1Inbound(Inbound):
         self._busy()
         self._request_ended = self._answered = False
         self._framing = NO_BODY
-        try:
-            request = from_http1(event)
-        except ProxyError as error:
-            self._refuse_with(error)
-            return
+        request = self._request
+        if request is None or event is not self._head:
+            try:
+                request = from_http1(event)
+            except ProxyError as error:
+                self._refuse_with(error)
+                return
+            self._head, self._request = event, request
         if b"connection" in request.headers.by_name and b"close" in tokens(request.headers, b"connection"):
             self._close_after = True
         self._exchange = Exchange(self._forwarder, self, request, self._sni)

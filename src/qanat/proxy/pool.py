@@ -11,7 +11,6 @@ from qanat.proxy.dial import Destination, Dialler
 from qanat.proxy.errors import Overloaded
 from qanat.proxy.upstream import Upstream, UpstreamConnection
 
-
 TRUSTED_FOR = 1.0
 """Seconds after an answer for which a connection is taken to be open still, without asking the system."""
 

@@ -57,8 +57,8 @@ class RequestRecord:
         """The request is about to be forwarded, or refused."""
         if not log.enabled("info"):
             return
-        self._members = self._describe()
-        log.info("request started", self._members)
+        self._members = f'"request_id": {quote(self.request_id)}, {self._describe()}'
+        log.members("request started", self._members)
         if log.enabled("debug"):
             names = [name.decode("latin-1") for name, _ in self.request.headers]
             log.debug("request headers", request_id=self.request_id, names=names)
@@ -83,7 +83,7 @@ class RequestRecord:
         self._count(duration)
         if self._members:
             error_type = quote(self.error_type) if self.error_type else "null"
-            log.info(
+            log.members(
                 "request finished",
                 f'{self._members}, "status": {self.status}, "bytes_in": {self.bytes_in}, '
                 f'"bytes_out": {self.bytes_out}, "duration_ms": {duration * 1000:.3f}, '
@@ -108,13 +108,19 @@ class RequestRecord:
             metrics.upstream_errors.labels(route, self.error_type).inc()
 
     def _describe(self) -> str:
-        """What both lines say, encoded once."""
+        """What both lines say besides the id, encoded once."""
         request = self.request
+        route, upstream, text = request.described
+        if text and route == self.route and upstream == self.upstream:
+            return text
         text = (
-            f'"request_id": {quote(self.request_id)}, "route": {quote(self.route)}, '
+            f'"route": {quote(self.route)}, '
             f'"host": {quote(request.authority.host)}, "method": {quote(request.method.decode("latin-1"))}, '
             f'"path": {quote(request.path)}, "upstream": {quote(self.upstream)}, '
             f'"proto": "HTTP/{request.protocol.decode("ascii")}"'
         )
         sessions = request.headers.by_name.get(b"mcp-session-id")
-        return f'{text}, "session": "{_SESSION_HASHES[sessions[0]]}"' if sessions else text
+        if sessions:
+            text = f'{text}, "session": "{_SESSION_HASHES[sessions[0]]}"'
+        request.described = self.route, self.upstream, text
+        return text
