@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qanat.gateway.errors import APIError
-from qanat.gateway.exchange import MessageExchange
+from qanat.gateway.exchange import EventWriter, MessageExchange
 from qanat.gateway.loop import Emit
 from qanat.gateway.turn import Turn
 
@@ -33,3 +33,48 @@ async def test_a_bug_while_answering_is_raised_and_not_swallowed(stream: bool) -
     )
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(exchange({"type": "http"}, receive, send), 20)
+
+
+async def test_a_caller_who_takes_nothing_any_more_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qanat.gateway.exchange.STALLED", 0.05)
+    statuses: list[int] = []
+    ended = asyncio.Event()
+
+    async def speak(emit: Emit) -> Turn:
+        try:
+            await emit([{"type": "ping"}])
+            raise AssertionError("nobody took it")
+        finally:
+            ended.set()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    exchange = MessageExchange(
+        speak, stream=True, headers={}, request_id="req_1", ping_interval=60, on_status=statuses.append
+    )
+    await asyncio.wait_for(exchange({"type": "http"}, receive, send), 20)
+    assert ended.is_set()
+    assert statuses == [499]
+
+
+async def test_events_of_a_writer_who_is_cancelled_while_it_waits_go_out_with_the_next() -> None:
+    room, sent = asyncio.Event(), list[bytes]()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+        await room.wait()
+
+    writer = EventWriter(send, {}, 60)
+    first = asyncio.create_task(writer.emit([{"type": "a"}]))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(writer.emit([{"type": "b"}]))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    room.set()
+    await asyncio.wait_for(first, 20)
+    await asyncio.wait_for(writer.emit([{"type": "c"}]), 20)
+    names = [line for line in b"".join(sent).splitlines() if line.startswith(b"event")]
+    assert names == [b"event: a", b"event: b", b"event: c"]

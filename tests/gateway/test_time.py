@@ -58,9 +58,9 @@ async def test_a_caller_who_leaves_takes_the_sampling_along(bench: Bench, stream
     await asyncio.wait_for(model.left.wait(), 20)
 
 
-async def hurried(bench: Bench, **fields: Any) -> Any:
+async def hurried(bench: Bench, limit: str = "300ms", **fields: Any) -> Any:
     """An answer under a limit of a moment."""
-    async with running_gateway(bench.model.url, bench.control, limits={"request": "300ms"}) as gateway:
+    async with running_gateway(bench.model.url, bench.control, limits={"request": limit}) as gateway:
         client = bench.client.with_options(base_url=gateway.url)
         return await client.beta.messages.create(**bench.request(**fields))
 
@@ -75,13 +75,50 @@ async def test_time_that_runs_out_pauses_what_has_begun(bench: Bench) -> None:
         bench.script([use("wiki_search", {})])
         servers = [{"type": "url", "url": stub.url, "name": "wiki"}]
         message = await hurried(bench, mcp_servers=servers)
-        assert ([block.type for block in message.content], message.stop_reason) == (["mcp_tool_use"], "pause_turn")
-        del stub.on["tools/call"]
+        called, result = message.content
+        assert (called.type, result.type, message.stop_reason) == ("mcp_tool_use", "mcp_tool_result", "pause_turn")
+        assert result.is_error
+        assert "may have run" in result.content[0].text
+        calls = stub.methods.count("tools/call")
         bench.script([text("There.")])
         content = [block.model_dump(exclude_none=True) for block in message.content]
         history = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": content}]
         resumed = await bench.create(history, mcp_servers=servers)
-    assert [block.type for block in resumed.content] == ["mcp_tool_result", "text"]
+        assert stub.methods.count("tools/call") == calls, "a call that may have run is not made again"
+    assert [block.type for block in resumed.content] == ["text"]
+
+
+@pytest.mark.slow
+async def test_time_that_runs_out_keeps_the_results_that_have_arrived(bench: Bench) -> None:
+    async with stub_mcp() as stub:
+        stub.on["tools/call"] = stub.hang
+        bench.script([use("slow_search", {}, "toolu_1"), use("wiki_search", {"q": "x"}, "toolu_2")])
+        slow = {"type": "url", "url": stub.url, "name": "slow"}
+        message = await hurried(
+            bench, "2s", mcp_servers=[slow, bench.server()], tools=[bench.toolset("slow"), bench.toolset()]
+        )
+    results = [block for block in message.content if block.type == "mcp_tool_result"]
+    assert [(result.tool_use_id, result.is_error) for result in results] == [
+        ("mcptoolu_1", True), ("mcptoolu_2", False)
+    ]  # fmt: skip
+    assert results[1].content[0].text == "found x"
+
+
+@pytest.mark.slow
+async def test_a_server_that_lists_for_ever_cannot_outlast_the_request(bench: Bench) -> None:
+    async with stub_mcp() as stub:
+        stub.on["tools/list"] = stub.hang
+        with pytest.raises(APIStatusError) as caught:
+            await hurried(bench, mcp_servers=[{"type": "url", "url": stub.url, "name": "wiki"}])
+    assert caught.value.status_code == 504
+
+
+async def test_a_clients_call_that_was_cut_off_says_so_beside_an_mcp_call(bench: Bench) -> None:
+    bench.script([use("wiki_search", {"q": "x"}, "toolu_1"), use("weather", {}, "toolu_2")])
+    bench.model.stop_reason = "max_tokens"
+    weather = {"name": "weather", "input_schema": {"type": "object"}}
+    message = await bench.create(tools=[bench.toolset(), weather])
+    assert message.stop_reason == "max_tokens"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 from qanat.gateway.access import Caller
 from qanat.gateway.calls import CallReport
 from qanat.gateway.config import GatewayConfig
-from qanat.gateway.errors import invalid
+from qanat.gateway.errors import invalid, too_long
 from qanat.gateway.events import EventQueue
 from qanat.gateway.history import pending_calls, to_upstream
 from qanat.gateway.loop import OWN_FIELDS, Conversation, Emit, LoopLimits, answer
@@ -63,15 +64,22 @@ class Answering:
         upstream, upstream_model = self.models.find(request.model)
         pending = pending_calls(request.messages)
         pinned = pinned_listings(request)
+        deadline = self._deadline()
         async with self._servers(request, caller, request_id) as servers:
-            asked = await servers.list_all(pinned)
+            asked = await _list(servers, pinned, deadline)
             table = self._table(request, {**pinned, **asked}, request_id)
             check_pending(pending, table)
             turn = Turn(make_id("msg", os.urandom(16)), request.model, table)
             for block in listing_blocks(request, asked):
                 turn.begin_with(block)
             talk = Conversation(
-                request, table, upstream, servers, self._info(request, request_id), self._limits(), upstream_model
+                request,
+                table,
+                upstream,
+                servers,
+                self._info(request, request_id),
+                self._limits(deadline),
+                upstream_model,
             )
             try:
                 await answer(talk, turn, pending, emit)
@@ -85,7 +93,7 @@ class Answering:
         pending_calls(request.messages)
         pinned = pinned_listings(request)
         async with self._servers(request, caller, request_id) as servers:
-            table = self._table(request, {**pinned, **await servers.list_all(pinned)}, request_id)
+            table = self._table(request, {**pinned, **await _list(servers, pinned, self._deadline())}, request_id)
         body = {key: value for key, value in request.body.items() if key not in (*OWN_FIELDS, "max_tokens")}
         body |= {"model": upstream_model, "messages": to_upstream(request.messages)}
         if table.entries:
@@ -108,14 +116,26 @@ class Answering:
     def _info(self, request: MessagesRequest, request_id: str) -> CallInfo:
         return CallInfo(request.version, request.passed_betas, request_id)
 
-    def _limits(self) -> LoopLimits:
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.config.limits.request.total_seconds()
+
+    def _limits(self, deadline: float) -> LoopLimits:
         limits = self.config.limits
-        return LoopLimits(limits.iterations, limits.parallel_calls, limits.request)
+        return LoopLimits(limits.iterations, limits.parallel_calls, deadline)
 
     def _account(self, model: str, turn: Turn) -> None:
         self.metrics.iterations.labels(model).inc(len(turn.usage.iterations))
         for direction in ("input_tokens", "output_tokens"):
             self.metrics.tokens.labels(model, direction.removesuffix("_tokens")).inc(turn.usage.total(direction))
+
+
+async def _list(servers: Servers, pinned: dict[str, Listing], deadline: float) -> dict[str, Listing]:
+    """What the servers offer; a server that lists page after page cannot outlast the request."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await servers.list_all(pinned)
+    except TimeoutError:
+        raise too_long() from None
 
 
 def listing_blocks(request: MessagesRequest, asked: Mapping[str, Listing]) -> list[Block]:

@@ -76,6 +76,11 @@ def overloaded(message: str = "Overloaded") -> APIError:
     return APIError(529, message)
 
 
+def too_long() -> APIError:
+    """Nothing was said before time ran out: 504."""
+    return APIError(504, "The request took too long")
+
+
 def connection_failed(index: int, name: str) -> APIError:
     """An MCP server could not be reached. One text for every cause, so that it cannot be used to probe."""
     return invalid(

@@ -20,7 +20,26 @@ from qanat.gateway.turn import Event, Turn
 from qanat.log import get_logger
 
 log = get_logger("qanat.gateway")
+STALLED = 60.0
+"""Seconds a caller may take nothing of an answer; then it counts as gone."""
 PING = encode_event({"type": "ping"})
+
+
+class CallerStalled(Exception):
+    """The caller is still connected, but takes nothing any more."""
+
+
+def impatient(send: Send) -> Send:
+    """`send` that gives up on a caller who takes nothing. Raises `CallerStalled`."""
+
+    async def bounded(message: Message) -> None:
+        try:
+            async with asyncio.timeout(STALLED):
+                await send(message)
+        except TimeoutError:
+            raise CallerStalled from None
+
+    return bounded
 
 
 class EventWriter:
@@ -29,6 +48,7 @@ class EventWriter:
     def __init__(self, send: Send, headers: Mapping[str, str], ping_interval: float) -> None:
         self._send, self._headers, self._ping_interval = send, headers, ping_interval
         self._lock = asyncio.Lock()
+        self._unsent = bytearray()
         self._last = 0.0
         self.started = False
 
@@ -40,7 +60,7 @@ class EventWriter:
     async def finish(self, last: bytes = b"") -> None:
         """End the response."""
         async with self._lock:
-            await self._send({"type": "http.response.body", "body": last, "more_body": False})
+            await self._send({"type": "http.response.body", "body": bytes(self._unsent) + last, "more_body": False})
 
     async def keep_alive(self) -> None:
         """Ping whenever nothing was sent for a while. Runs until cancelled."""
@@ -53,7 +73,9 @@ class EventWriter:
             await asyncio.sleep(self._ping_interval - quiet)
 
     async def _write(self, data: bytes) -> None:
+        self._unsent += data  # whoever waits for the lock may be cancelled: what it wrote goes out with what follows
         async with self._lock:
+            data, self._unsent = bytes(self._unsent), bytearray()
             if not self.started:
                 self.started = True
                 await self._send(_start(200, {**self._headers, **STREAM_HEADERS}))
@@ -85,6 +107,7 @@ class MessageExchange:
         self._request_id, self._ping_interval, self._on_status = request_id, ping_interval, on_status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = impatient(send)
         run = self._run_stream(send) if self._stream else self._run_whole(send)
         worker = asyncio.create_task(run, name=f"message {self._request_id}")
         watcher = asyncio.create_task(_wait_for_disconnect(receive), name=f"caller of {self._request_id}")
@@ -93,12 +116,17 @@ class MessageExchange:
             if worker.done():
                 worker.result()  # a bug while answering must not pass for an answer
             else:
-                log.info("caller left", request_id=self._request_id)
-                self._on_status(499)
+                self._part("caller left")
+        except CallerStalled:
+            self._part("caller takes nothing")
         finally:
             for task in (worker, watcher):
                 task.cancel()
             await asyncio.gather(worker, watcher, return_exceptions=True)
+
+    def _part(self, why: str) -> None:
+        log.info(why, request_id=self._request_id)
+        self._on_status(499)
 
     async def _run_stream(self, send: Send) -> None:
         writer = EventWriter(send, self._headers, self._ping_interval)
@@ -107,6 +135,7 @@ class MessageExchange:
             failure = await self._attempt(writer.emit)
         finally:
             pinger.cancel()
+            await asyncio.gather(pinger, return_exceptions=True)
         if not isinstance(failure, APIError):
             self._on_status(200)
             await writer.finish()
@@ -132,6 +161,8 @@ class MessageExchange:
             return await self._work(emit)
         except APIError as error:
             return error
+        except CallerStalled:
+            raise
         except Exception:
             log.exception("request failed", request_id=self._request_id)
             return internal()

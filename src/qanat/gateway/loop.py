@@ -10,11 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol
 
 from qanat.gateway import tool_search
-from qanat.gateway.errors import APIError, invalid
+from qanat.gateway.errors import APIError, invalid, too_long
 from qanat.gateway.history import Message, to_upstream
 from qanat.gateway.request import Block, MessagesRequest
 from qanat.gateway.results import ToolResult, failed
@@ -39,7 +38,8 @@ class LoopLimits:
 
     iterations: int = 10
     parallel_calls: int = 16
-    time: timedelta = timedelta(seconds=600)
+    deadline: float | None = None
+    """By the loop's clock."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,15 @@ class Conversation:
 
 async def answer(talk: Conversation, turn: Turn, pending: Sequence[Block], emit: Emit) -> None:
     """Produce the response into `turn`, emitting events on the way. Raises `APIError`; cancellable at any point."""
-    deadline = asyncio.get_running_loop().time() + talk.limits.time.total_seconds()
     try:
-        async with asyncio.timeout_at(deadline):
+        async with asyncio.timeout_at(talk.limits.deadline):
             stop_reason = await _run(talk, turn, pending, emit)
     except TimeoutError:
-        closing = turn.abandon_block()
+        closing = turn.abandon()
         if not turn.content or closing is None:
-            raise APIError(504, "The request took too long") from None
+            raise too_long() from None
         await emit(closing)
-        stop_reason = "pause_turn"
+        stop_reason = "tool_use" if turn.has_client_call else "pause_turn"
     await emit(turn.finish(stop_reason))
 
 
@@ -86,7 +85,7 @@ async def _run(talk: Conversation, turn: Turn, pending: Sequence[Block], emit: E
             return "end_turn" if stop_reason == "tool_use" and not turn.has_client_call else stop_reason
         if turn.has_client_call:
             await _run_searches(talk, turn, turn.calls, emit)
-            return "tool_use"
+            return "tool_use" if stop_reason == "end_turn" else stop_reason  # cut off, its call is not whole
         await _run_calls(talk, turn, turn.calls, emit)
         if stop_reason not in ("tool_use", "end_turn"):
             return stop_reason
@@ -109,7 +108,7 @@ async def _run_calls(talk: Conversation, turn: Turn, calls: Sequence[Call], emit
     calls = [call for call in calls if not call.is_search]
     gate = asyncio.Semaphore(talk.limits.parallel_calls)
 
-    async def run(call: Call) -> ToolResult:
+    async def outcome(call: Call) -> ToolResult:
         if call.problem is not None:
             return failed(f"The tool was not called: {call.problem}.")
         use = call.use
@@ -118,10 +117,16 @@ async def _run_calls(talk: Conversation, turn: Turn, calls: Sequence[Call], emit
         async with gate:
             return await talk.tools.call(use["server_name"], use["name"], use["input"])
 
+    async def run(call: Call) -> None:
+        turn.arrived[call.use["id"]] = await outcome(call)
+
+    turn.running = list(calls)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(run(call)) for call in calls]
-    for call, task in zip(calls, tasks, strict=True):
-        await emit(turn.add_result(call.use, task.result()))
+        for call in calls:
+            group.create_task(run(call))
+    for call in calls:
+        await emit(turn.add_result(call.use, turn.arrived[call.use["id"]]))
+    turn.running = []
 
 
 async def _run_searches(talk: Conversation, turn: Turn, calls: Sequence[Call], emit: Emit) -> None:

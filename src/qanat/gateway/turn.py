@@ -14,13 +14,14 @@ from typing import Any
 
 from qanat.gateway import names
 from qanat.gateway.request import Block
-from qanat.gateway.results import ToolResult
+from qanat.gateway.results import ToolResult, failed
 from qanat.gateway.tools import ToolTable
 from qanat.gateway.usage import Usage
 
 Event = dict[str, Any]
 INVALID = "invalid_arguments"
 """Key that an upstream adapter sets on a `tool_use` block whose arguments it could not parse; never on the wire."""
+OUT_OF_TIME = "The request ran out of time before the tool answered. The tool may have run."
 
 
 @dataclass
@@ -56,6 +57,11 @@ class Turn:
         self.has_client_call = False
         self.stop_reason: str | None = None
         self.results: dict[str, ToolResult] = {}
+        """What came of MCP calls and is in the content, by wire id."""
+        self.running: list[Call] = []
+        """MCP calls that have begun and are not answered in the content, in their order."""
+        self.arrived: dict[str, ToolResult] = {}
+        """Results of running calls, by wire id."""
         self._delta: dict[str, Any] = {}
         self._delta_extra: dict[str, Any] = {}
         self._message: Block = {"id": message_id, "type": "message", "role": "assistant", "model": model}
@@ -155,8 +161,11 @@ class Turn:
             return self._hear_stop(event)
         return []  # message_stop comes from `finish`; pings are ours
 
-    def abandon_block(self) -> list[Event] | None:
-        """Close what is open because time is up. None if it cannot be closed: a client's call without its arguments."""
+    def abandon(self) -> list[Event] | None:
+        """Close what is open because time is up. None if it cannot be closed: a client's call without its arguments.
+
+        Calls that run are answered too: left pending, they would be made once more when the caller goes on.
+        """
         events: list[Event] = []
         for opened in list(self._open.values()):
             if opened.index is None:
@@ -165,6 +174,9 @@ class Turn:
                 return None
             events.append({"type": "content_block_stop", "index": opened.index})
         self._open, self._held = {}, []
+        for call in self.running:
+            if call.use["id"] not in self.results:
+                events += self.add_result(call.use, self.arrived.get(call.use["id"]) or failed(OUT_OF_TIME))
         return events
 
     def _start_block(self, upstream_index: int, block: Block) -> list[Event]:
@@ -173,7 +185,8 @@ class Turn:
         if block["type"] == "tool_use":
             use = self._as_mcp_use(block)
             if use is not None:
-                self._open[upstream_index] = OpenBlock(use | ({INVALID: problem} if problem else {}), None)
+                given = block.get("input") if isinstance(block.get("input"), dict) else {}
+                self._open[upstream_index] = OpenBlock(use | {"input": given, INVALID: problem}, None)
                 return events
             self.has_client_call = True
         index = len(self.content)
@@ -225,7 +238,9 @@ class Turn:
         use = opened.block
         problem = use.pop(INVALID, None)
         text = "".join(opened.partials)
-        arguments = _parse_object(text) if text else {}
+        arguments = _parse_object(text) if text else use["input"]
+        if arguments and not text:  # some servers send them whole, with the start
+            opened.partials = [json.dumps(arguments)]
         if arguments is None:
             problem, arguments, opened.partials = "the arguments were not a JSON object", {}, []
         use["input"] = arguments
