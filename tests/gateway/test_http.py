@@ -158,3 +158,12 @@ async def test_health_and_metrics_are_served(bench: Bench) -> None:
         assert gateway.metrics_address is not None
         host, port = gateway.metrics_address
         assert "qanat_gateway_requests" in (await http.get(f"http://{host}:{port}/metrics")).text
+
+
+async def test_betas_may_come_in_several_header_lines(bench: Bench) -> None:
+    bench.script([text("Hi")])
+    body = {name: value for name, value in bench.request().items() if name != "betas"}
+    headers = [*HEADERS.items(), ("anthropic-beta", "some-other-beta"), ("anthropic-beta", "mcp-client-2025-11-20")]
+    async with httpx2.AsyncClient() as http:
+        response = await http.post(f"{bench.gateway.url}/v1/messages", json=body, headers=headers)
+    assert response.status_code == 200, response.text

@@ -240,3 +240,29 @@ def test_the_latest_listing_of_the_history_pins_the_tools_and_toolset_tools_win(
     with pytest.raises(APIError) as caught:
         pinned_listings(request)
     assert caught.value.error_code == "tool_reference_unresolved"
+
+
+def asked(*content: Any, role: str = "user", **extra: Any) -> Block:
+    messages = [{"role": role, "content": list(content)}]
+    return {"model": "m", "max_tokens": 10, "messages": messages, **extra}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (asked({"type": "text"}), "messages.0.content.0.text: Field required"),
+        (asked({"type": "text", "text": 7}), "messages.0.content.0.text: must be a string"),
+        (asked({"type": "tool_use", "name": "f", "input": {}}), "messages.0.content.0.id: Field required"),
+        (
+            asked({"type": "tool_use", "id": "a", "name": "f", "input": "x"}),
+            "messages.0.content.0.input: must be an obj",
+        ),
+        (asked({"type": "tool_result", "content": "x"}), "messages.0.content.0.tool_use_id: Field required"),
+        (asked({"type": "tool_result", "tool_use_id": "a", "content": ["x"]}), "messages.0.content.0.content: must be"),
+        (asked(system=["x"]), "system: must be a string or a list"),
+        (asked(tool_choice="any"), "tool_choice: must be an object"),
+        (asked(thinking=True), "thinking: must be an object"),
+    ],
+)
+def test_what_translating_would_stumble_over_is_refused_by_name(content: Block, message: str) -> None:
+    assert str(refusal(content)).startswith(message)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from starlette.datastructures import Headers
+
 from qanat.gateway.access import Caller
 from qanat.gateway.calls import CallReport
 from qanat.gateway.config import GatewayConfig
@@ -46,9 +48,9 @@ class Answering:
     events: EventQueue | None = None
     """Hears of every call through a tunnel."""
 
-    def parse(self, body: Any, headers: Mapping[str, str], *, counting: bool = False) -> MessagesRequest:
+    def parse(self, body: Any, headers: Headers, *, counting: bool = False) -> MessagesRequest:
         """The request in a body, checked as far as that goes without network traffic. Raises `APIError`."""
-        betas = parse_betas(headers.get("anthropic-beta", ""))
+        betas = parse_betas(",".join(headers.getlist("anthropic-beta")))
         request = parse_request(body, betas, headers.get("anthropic-version"), counting=counting)
         self.models.find(request.model)
         if vault := headers.get(VAULT_HEADER, ""):

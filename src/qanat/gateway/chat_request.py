@@ -38,6 +38,8 @@ def to_chat(body: Block, *, max_tokens_field: str = "max_tokens") -> Block:
 def _tool(tool: Block) -> Block:
     if "input_schema" not in tool:
         raise invalid(f"tools: the type '{tool.get('type')}' needs an Anthropic model")
+    if not isinstance(tool.get("name"), str):
+        raise invalid("tools: each tool needs a name")
     function = {"name": tool["name"], "parameters": tool["input_schema"]}
     if tool.get("description"):
         function["description"] = tool["description"]
@@ -87,8 +89,9 @@ def _assistant(blocks: Sequence[Block]) -> Block:
         for block in blocks
         if block["type"] == "tool_use"
     ]
-    message: Block = {"role": "assistant", "content": text or None}
-    return message | {"tool_calls": calls} if calls else message
+    if not calls:
+        return {"role": "assistant", "content": text}  # strict servers refuse a message with neither
+    return {"role": "assistant", "content": text or None, "tool_calls": calls}
 
 
 def _user(blocks: Sequence[Block]) -> list[Block]:
@@ -111,7 +114,7 @@ def _user(blocks: Sequence[Block]) -> list[Block]:
 
 def _result(block: Block) -> tuple[str, list[Block]]:
     content = as_blocks(block.get("content") or "")
-    text = "\n".join(item["text"] for item in content if item["type"] == "text")
+    text = "\n".join(str(item.get("text", "")) for item in content if item["type"] == "text")
     if block.get("is_error"):
         text = f"Error: {text}"
     return text, [_part(item) for item in content if item["type"] != "text"]

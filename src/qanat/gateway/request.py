@@ -154,6 +154,7 @@ def parse_request(body: Any, betas: tuple[str, ...], version: str | None, *, cou
     if version not in VERSIONS:
         raise invalid(f"anthropic-version: must be one of {', '.join(VERSIONS)}")
     model, messages, tools = _basics(body)
+    _check_fields(body)
     _check_max_tokens(body, counting)
     _check_threads(body)
     if version == "2026-10-21":
@@ -203,6 +204,41 @@ def _check_message(number: int, message: dict[str, Any]) -> None:
         raise invalid(f"messages.{number}.content: must be a string or a list of content blocks")
     if any(block["type"] in ("tool_addition", "tool_removal") for block in blocks):
         raise invalid(f"messages.{number}: changing tools in mid-conversation is not supported by this gateway")
+    for position, block in enumerate(blocks):
+        _check_block(f"messages.{number}.content.{position}", block)
+
+
+REQUIRED: dict[str, dict[str, type]] = {
+    "text": {"text": str},
+    "tool_use": {"id": str, "name": str, "input": dict},
+    "tool_result": {"tool_use_id": str},
+}
+"""Fields that translating a history needs. Whatever else a block has is the upstream's business."""
+
+
+def _check_block(where: str, block: dict[str, Any]) -> None:
+    for name, kind in REQUIRED.get(block["type"], {}).items():
+        if not isinstance(block.get(name), kind):
+            what = "an object" if kind is dict else "a string"
+            raise invalid(f"{where}.{name}: {'must be ' + what if name in block else 'Field required'}")
+    if block["type"] == "tool_result" and not _is_content(block.get("content")):
+        raise invalid(f"{where}.content: must be a string or a list of content blocks")
+
+
+def _is_content(content: Any) -> bool:
+    """Nothing, a string, or a list of blocks."""
+    if isinstance(content, list):
+        return all(isinstance(item, dict) and isinstance(item.get("type"), str) for item in content)
+    return content is None or isinstance(content, str)
+
+
+def _check_fields(body: dict[str, Any]) -> None:
+    """Fields beside the messages that are read here, on the way to whichever upstream."""
+    if not _is_content(body.get("system")):
+        raise invalid("system: must be a string or a list of text blocks")
+    for name in ("tool_choice", "thinking"):
+        if body.get(name) is not None and not isinstance(body[name], dict):
+            raise invalid(f"{name}: must be an object")
 
 
 def _check_max_tokens(body: dict[str, Any], counting: bool) -> None:
