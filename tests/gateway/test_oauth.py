@@ -237,3 +237,5 @@ def test_a_token_is_attached_where_it_belongs_and_nowhere_else() -> None:
     assert not covers("https://a/mcp", "https://a/mcp2")
     assert not covers("https://a/mcp", "https://b/mcp")
     assert not covers("https://a:444/mcp", "https://a/mcp")
+    for path in ("/mcp/../x", "/mcp/%2e%2e/x", "/mcp/..%2fx", "/mcp/..\\x"):
+        assert not covers("https://a/mcp", f"https://a{path}"), path

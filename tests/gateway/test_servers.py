@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import logging
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from anthropic import BadRequestError
 from anthropic.types.beta import BetaTextBlock
 from mcp.server.mcpserver import MCPServer
+from starlette.responses import Response
 
 from tests.gateway.conftest import Bench
 from tests.support.answers import error_of
@@ -108,6 +110,16 @@ async def test_a_redirecting_server_is_refused(bench: Bench) -> None:
     async with stub_mcp(status=307) as stub:
         assert "Connection error" in await refused(bench, stub.url)
         assert set(stub.http_methods) == {"POST"}
+
+
+async def test_a_compressed_answer_is_not_unpacked(bench: Bench) -> None:
+    async def bomb(_: Block) -> Response:
+        headers = {"content-encoding": "gzip", "content-type": "application/json"}
+        return Response(gzip.compress(b" " * 1_000_000), headers=headers)
+
+    bench.script([text("never")])
+    async with stub_mcp(on={"initialize": bomb, "server/discover": bomb}) as stub:
+        assert "Connection error" in await refused(bench, stub.url)
 
 
 @requirement("messages:15")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import html
 import re
 import socket
@@ -14,8 +15,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from qanat.gateway.oauth.model import Credential, Endpoints, OAuthClient, granted
+from qanat.gateway.oauth.store import Key, Store, Stored
 from tests.support.gateway import KEY, running_gateway
 from tests.support.oauth_stub import AuthStub, auth_stub
 from tests.support.requirements import requirement
@@ -32,6 +35,25 @@ class Desk:
 
     http: httpx2.AsyncClient
     stub: AuthStub
+    store: Store
+
+    @property
+    def key(self) -> Key:
+        return Key("org_a", "wrkspc_a", "alice", self.stub.server)
+
+    async def stored(self) -> Stored:
+        found = await self.store.get(self.key)
+        assert found is not None
+        return found
+
+    async def change(self, **fields: Any) -> None:
+        """Alter the stored credential, as another gateway would."""
+        stored = await self.stored()
+        assert await self.store.replace(self.key, stored.credential.model_copy(update=fields), stored.version)
+
+    async def sign_in(self) -> None:
+        self.stub.publish()
+        assert (await self.back(await self.open())).status_code == 200
 
     async def connect(self, **fields: Any) -> httpx2.Response:
         return await self.http.post("/v1/vaults/alice/connections", json={"url": self.stub.server, **fields})
@@ -87,7 +109,7 @@ async def gateway_for(folder: Path, stub: AuthStub) -> AsyncIterator[Desk]:
         running_gateway(oauth=oauth) as gateway,
         httpx2.AsyncClient(base_url=gateway.url, headers=HEADERS, timeout=50) as http,
     ):
-        yield Desk(http, stub)
+        yield Desk(http, stub, Store(folder / "vaults.db", bytes.fromhex("ab" * 32)))
 
 
 @pytest.fixture
@@ -261,6 +283,7 @@ async def test_a_refused_refresh_needs_the_user_and_an_unavailable_one_does_not(
     assert (await desk.back(await desk.open())).status_code == 200
     for status, state in ((503, "active"), (429, "active"), (400, "needs_sign_in")):
         desk.stub.token_answer = JSONResponse({"error": "invalid_grant"}, status)
+        await desk.change()  # a credential that changed is tried at once
         await desk.ask()
         assert (await desk.row())["status"] == state
 
@@ -311,3 +334,77 @@ async def test_a_token_endpoint_that_redirects_gets_nothing_more(desk: Desk) -> 
     assert (answer.status_code, "status_302" in answer.text) == (400, True)
     assert (len(desk.stub.forms), desk.stub.strays) == (1, [])
     assert (await desk.http.get("/v1/vaults/alice")).json()["credentials"] == []
+
+
+@pytest.mark.parametrize("noted", [{"missing_scope": "wiki.write"}, {"needs_sign_in": True}])
+async def test_what_is_noted_during_a_refresh_does_not_lose_its_tokens(desk: Desk, noted: dict[str, Any]) -> None:
+    await desk.sign_in()
+    await desk.change(expires_at=1.0)
+    fresh = {"access_token": "fresh", "token_type": "Bearer", "refresh_token": "rotated", "expires_in": 3600}
+    desk.stub.token_answer, desk.stub.meanwhile = JSONResponse(fresh), lambda: desk.change(**noted)
+    desk.stub.granted["fresh"] = ""
+    assert (await desk.ask()).status_code == 200
+    credential = (await desk.stored()).credential
+    assert (credential.access_token, credential.refresh_token) == ("fresh", "rotated")
+    assert (credential.needs_sign_in, credential.missing_scope) == (False, noted.get("missing_scope"))
+
+
+async def test_a_later_grant_wins_over_a_refresh_that_was_under_way(desk: Desk) -> None:
+    await desk.sign_in()
+    await desk.change(expires_at=1.0)
+    desk.stub.meanwhile = lambda: desk.change(access_token="theirs", refresh_token="new", expires_at=None)
+    desk.stub.granted["theirs"] = ""
+    assert (await desk.ask()).status_code == 200
+    assert (await desk.stored()).credential.access_token == "theirs"
+
+
+@pytest.mark.parametrize("status", [503, 302])
+async def test_callers_do_not_queue_up_for_a_refresh_that_cannot_be_had(desk: Desk, status: int) -> None:
+    await desk.sign_in()
+    await desk.change(expires_at=1.0)
+    asked = len(desk.stub.forms)
+    desk.stub.token_answer = Response(status_code=status, headers={"location": "/elsewhere"})
+    answers = await asyncio.gather(*(desk.ask() for _ in range(5)))
+    assert [answer.status_code for answer in answers] == [200] * 5, "the token is still taken"
+    assert len(desk.stub.forms) == asked + 1
+    assert (await desk.row())["status"] == "active"
+
+
+async def test_one_browser_may_be_at_two_sign_ins(desk: Desk) -> None:
+    desk.stub.publish()
+    first, second = await desk.open(), await desk.open()
+    assert [(await desk.back(asked)).status_code for asked in (first, second)] == [200, 200]
+
+
+@pytest.mark.parametrize("address", ["https://[::", "http://a b/", "https://" + "x" * 70_000])
+async def test_an_address_that_is_none_ends_the_sign_in(desk: Desk, address: str) -> None:
+    desk.stub.challenge = f'Bearer resource_metadata="{address}"'
+    assert await desk.refusal() in ("invalid_url", "unreachable")
+
+
+async def test_compressed_metadata_is_not_unpacked(desk: Desk) -> None:
+    desk.stub.publish()
+    bomb = gzip.compress(b" " * 1_000_000)
+    desk.stub.packed = Response(bomb, headers={"content-encoding": "gzip", "content-type": "application/json"})
+    assert await desk.refusal() == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("answer", "lifetime", "refresh_token"),
+    [
+        ({"expires_in": "3600", "refresh_token": "r"}, 3600.0, "r"),
+        ({"expires_in": 1e999, "refresh_token": 7, "scope": ["a"]}, None, None),
+        ({"expires_in": 10**400}, None, None),
+        ({"expires_in": "soon"}, None, None),
+        ({"expires_in": True}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_odd_fields_of_a_grant_count_as_not_said(
+    answer: dict[str, Any], lifetime: float | None, refresh_token: str | None
+) -> None:
+    endpoints = Endpoints("https://a", "https://a/authorize", "https://a/token", scope="wiki.read")
+    credential = granted(endpoints, OAuthClient("c"), {"access_token": "t", "token_type": "Bearer", **answer}, 1000.0)
+    assert credential.expires_at == (None if lifetime is None else 1000.0 + lifetime)
+    assert (credential.refresh_token, credential.scope) == (refresh_token, "wiki.read")
+    assert Credential.model_validate_json(credential.model_dump_json()) == credential

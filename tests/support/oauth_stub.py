@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,12 +27,16 @@ class AuthStub:
     mcp: StubMCP = field(default_factory=StubMCP)
     documents: dict[str, Document] = field(default_factory=dict)
     """Path to a JSON document or a status; all others are 404."""
+    packed: Response | None = None
+    """The answer to every question for metadata."""
     challenge: str = "Bearer"
     call_scope: str | None = None
     """Tool calls with a token that was not granted this scope get a 403."""
     registration: dict[str, Any] = field(default_factory=dict)
     """Changes to what a registration answers."""
     token_answer: Response | None = None
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+    """What happens between a question to the token endpoint and its answer."""
     asked: list[str] = field(default_factory=list)
     """Paths of the metadata that was asked for."""
     registered: list[str] = field(default_factory=list)
@@ -75,6 +79,8 @@ class AuthStub:
             return await self._protected(request)
         if "/.well-known/" in path:
             self.asked.append(path)
+            if self.packed is not None:
+                return self.packed
             found = self.documents.get(path, 404)
             return Response(status_code=found) if isinstance(found, int) else JSONResponse(found)
         if path.endswith("/register"):
@@ -89,6 +95,8 @@ class AuthStub:
     async def _token(self, request: Request) -> Response:
         form = dict(httpx2.QueryParams((await request.body()).decode()))
         self.forms.append(form)
+        if self.meanwhile is not None:
+            await self.meanwhile()
         if self.token_answer is not None:
             return self.token_answer
         token = f"access{len(self.forms)}"

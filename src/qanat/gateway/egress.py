@@ -87,7 +87,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         try:
             async with asyncio.timeout(timeout):
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # the last for labels no name can have
             raise httpcore2.ConnectError("the server's name cannot be resolved") from error
         return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 

@@ -83,6 +83,9 @@ class Observed(httpx2.AsyncBaseTransport):
         if 300 <= response.status_code < 400:
             await response.aclose()
             return httpx2.Response(502, text="redirects are refused")
+        if is_encoded(response):  # asked for without: some bytes could become very many
+            await response.aclose()
+            return httpx2.Response(502, text="compressed answers are refused")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         stream = Bounded(response.stream, self)
         return httpx2.Response(response.status_code, headers=response.headers, stream=stream)
@@ -96,6 +99,11 @@ class Observed(httpx2.AsyncBaseTransport):
     @property
     def refused_credentials(self) -> bool:
         return bool(self.statuses) and self.statuses[-1] in (401, 403)
+
+
+def is_encoded(response: httpx2.Response) -> bool:
+    """Whether a body is compressed, though that was not asked for."""
+    return response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
 
 
 class Bounded(httpx2.AsyncByteStream):

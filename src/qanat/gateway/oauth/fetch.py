@@ -10,6 +10,7 @@ import httpx2
 from qanat.gateway.access import Caller
 from qanat.gateway.config import DirectEgress, OAuthSection
 from qanat.gateway.egress import DirectTransport, EgressPolicy
+from qanat.gateway.mcp_link import is_encoded
 from qanat.gateway.oauth.model import SignInFailed
 from qanat.gateway.reach import Reach, Unreachable, describe
 from qanat.log import get_logger
@@ -45,15 +46,15 @@ class Fetcher:
             location = response.headers.get("location")
             if not response.is_redirect or location is None:
                 return response
-            following = httpx2.URL(url).join(location)
-            if _origin(following) != _origin(httpx2.URL(url)):
+            following = _parse(location, base=url)
+            if _origin(following) != _origin(_parse(url)):
                 return response
             url = str(following)
         raise SignInFailed("too_many_redirects", "The authorization server redirects without end.")
 
     async def send(self, caller: Caller, method: str, url: str, **options: Any) -> httpx2.Response:
         """One request, no redirects; its whole answer. Raises `SignInFailed` when there is none."""
-        parsed = httpx2.URL(url)
+        parsed = _parse(url)
         if parsed.scheme != "https" and not self._policy.permits_http(parsed.host):
             raise SignInFailed("insecure_url", f"{parsed.host} must be reached by https.")
         try:
@@ -64,7 +65,7 @@ class Fetcher:
             raise SignInFailed("unreachable", f"{parsed.host} could not be reached.") from None
 
     async def _send(self, caller: Caller, request: httpx2.Request) -> httpx2.Response:
-        host = request.url.host.lower()
+        host = request.url.host.lower().rstrip(".")
         request.headers.setdefault("accept", "application/json")
         request.headers["accept-encoding"] = "identity"
         if self._reach.tunnel_domain(host) is None:
@@ -77,6 +78,8 @@ async def _read(transport: httpx2.AsyncBaseTransport, request: httpx2.Request) -
     response = await transport.handle_async_request(request)
     body = bytearray()
     try:
+        if is_encoded(response):
+            raise httpx2.ReadError("the answer is compressed, which was not asked for")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         # An MCP server may answer with an endless stream: only its head is wanted then.
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
@@ -88,6 +91,14 @@ async def _read(transport: httpx2.AsyncBaseTransport, request: httpx2.Request) -
         await response.aclose()
     headers = [(name, value) for name, value in response.headers.multi_items() if name != "transfer-encoding"]
     return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+
+
+def _parse(url: str, base: str | None = None) -> httpx2.URL:
+    """An address that a server named. Raises `SignInFailed` for what is none."""
+    try:
+        return httpx2.URL(url) if base is None else httpx2.URL(base).join(url)
+    except httpx2.InvalidURL:
+        raise SignInFailed("invalid_url", "The server names an address that is none.") from None
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -101,14 +102,14 @@ def granted(endpoints: Endpoints, client: OAuthClient, answer: dict[str, Any], n
     token, kind = answer.get("access_token"), answer.get("token_type")
     if not isinstance(token, str) or not token or not isinstance(kind, str) or kind.lower() != "bearer":
         raise SignInFailed("invalid_token_response", "The authorization server issued no bearer token.")
-    lifetime = answer.get("expires_in")
+    lifetime = _seconds(answer.get("expires_in"))
     return Credential(
         kind="oauth",
         access_token=token,
-        refresh_token=answer.get("refresh_token"),
-        expires_at=now + float(lifetime) if isinstance(lifetime, int | float) else None,
-        lifetime=float(lifetime) if isinstance(lifetime, int | float) else 0.0,
-        scope=answer.get("scope") or endpoints.scope,
+        refresh_token=_text(answer.get("refresh_token")),
+        expires_at=None if lifetime is None else now + lifetime,
+        lifetime=lifetime or 0.0,
+        scope=_text(answer.get("scope")) or endpoints.scope,
         resource=endpoints.resource,
         issuer=endpoints.issuer,
         token_endpoint=endpoints.token,
@@ -119,8 +120,27 @@ def granted(endpoints: Endpoints, client: OAuthClient, answer: dict[str, Any], n
     )
 
 
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _seconds(value: object) -> float | None:
+    """A lifetime; some servers write the number as text. None for what is no length of time: then it is unknown."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) else None
+
+
 def refreshed(old: Credential, answer: dict[str, Any], now: float) -> Credential:
-    """The credential after a refresh; the old refresh token stays when no new one came. Raises `SignInFailed`."""
+    """The credential after a refresh; the old refresh token stays when no new one came. Raises `SignInFailed`.
+
+    A refresh brings no scope that was missing: what the server wants beyond it stays noted.
+    """
     endpoints = Endpoints(old.issuer, "", old.token_endpoint, revocation=old.revocation_endpoint, resource=old.resource)
     new = granted(replace(endpoints, scope=old.scope), old.client, answer, now)
-    return new if new.refresh_token else new.model_copy(update={"refresh_token": old.refresh_token})
+    kept = {"refresh_token": new.refresh_token or old.refresh_token, "missing_scope": old.missing_scope}
+    return new.model_copy(update=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +22,16 @@ from qanat.log import get_logger
 
 log = get_logger("qanat.gateway")
 CheckURL = Callable[[str], None]
-COOKIE = "qanat_sign_in"
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "cache-control": "no-store",
     "referrer-policy": "no-referrer",
 }
+
+
+def cookie_name(state: str) -> str:
+    """The cookie that binds a sign-in to its browser: one for each, as one browser may be at several."""
+    return f"qanat_sign_in_{hashlib.sha256(state.encode()).hexdigest()[:16]}"
 
 
 class ConnectionBody(Section):
@@ -96,7 +101,8 @@ class VaultEndpoints:
         ]
 
     async def _start(self, request: Request) -> Response:
-        sign_in = self._vaults.open(request.path_params["state"], request.cookies.get(COOKIE, ""))
+        state = request.path_params["state"]
+        sign_in = self._vaults.open(state, request.cookies.get(cookie_name(state), ""))
         if sign_in is None:
             return _page("This link is no longer valid", "Ask for a new one.", status=404)
         target = html.escape(self._vaults.authorization_url(sign_in), quote=True)
@@ -108,7 +114,7 @@ class VaultEndpoints:
         )
         secure = self._vaults.redirect_uri.startswith("https://")
         response.set_cookie(
-            COOKIE, sign_in.cookie, max_age=600, path="/oauth", httponly=True, samesite="lax", secure=secure
+            cookie_name(state), sign_in.cookie, max_age=600, path="/oauth", httponly=True, samesite="lax", secure=secure
         )
         return response
 
@@ -116,7 +122,7 @@ class VaultEndpoints:
         query = request.query_params
         back = Redirect(
             query.get("state", ""),
-            request.cookies.get(COOKIE, ""),
+            request.cookies.get(cookie_name(query.get("state", "")), ""),
             query.get("code"),
             query.get("iss"),
             query.get("error"),

@@ -72,7 +72,7 @@ async def refresh(fetch: Fetcher, caller: Caller, credential: Credential) -> dic
     response = await _post(fetch, caller, credential.token_endpoint, credential.client, form)
     if response.status_code == 200:
         return _object(response)
-    if response.status_code >= 500 or response.status_code == 429:
+    if not 400 <= response.status_code < 500 or response.status_code in (408, 429):  # a redirect is no refusal either
         raise SignInFailed("temporarily_unavailable", "The authorization server cannot refresh the token now.")
     raise RefreshRefused(error_code(response), "The authorization server refused to refresh the token.")
 

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 from weakref import WeakValueDictionary
 
 import httpx2
@@ -37,6 +37,8 @@ from qanat.log import get_logger
 log = get_logger("qanat.gateway")
 MAX_SIGN_INS = 1000
 SIGN_IN_LIFETIME = 600.0
+RETRY_REFRESH = 30.0
+"""Seconds after which a refresh is tried again that could not be asked for: callers must not queue up for it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,6 +91,8 @@ class Vaults:
         self._fetch = Fetcher(reach, config)
         self._store = Store(config.database, load_master_key(config.key_file))
         self._sign_ins: OrderedDict[str, SignIn] = OrderedDict()
+        self._failed: OrderedDict[Key, tuple[int, float]] = OrderedDict()
+        """Versions that could not be refreshed, and until when nobody tries again."""
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def aclose(self) -> None:
@@ -285,18 +289,35 @@ class Vaults:
             await self._store.replace(key, changed, stored.version)
 
     async def _refresh(self, caller: Caller, key: Key, stored: Stored) -> Stored | None:
+        failed_version, until = self._failed.get(key, (0, 0.0))
+        if failed_version == stored.version and time.monotonic() < until:
+            return stored
         try:
             answer = await token_endpoint.refresh(self._fetch, caller, stored.credential)
-            new = refreshed(stored.credential, answer, time.time())
+            return await self._keep(key, stored, refreshed(stored.credential, answer, time.time()))
         except RefreshRefused as refusal:
             log.warn("user must sign in again", vault=key.vault, error=refusal.error)
             new = stored.credential.model_copy(update={"needs_sign_in": True})
+            if await self._store.replace(key, new, stored.version):
+                return Stored(new, stored.version + 1)
+            return await self._store.get(key)  # another gateway was faster
         except SignInFailed as failure:
             log.warn("token not refreshed", vault=key.vault, error=failure.error)
+            self._failed[key] = stored.version, time.monotonic() + RETRY_REFRESH
+            while len(self._failed) > MAX_SIGN_INS:
+                self._failed.popitem(last=False)
             return stored
-        if not await self._store.replace(key, new, stored.version):
-            return await self._store.get(key)  # another gateway was faster
-        return Stored(new, stored.version + 1)
+
+    async def _keep(self, key: Key, before: Stored, new: Credential) -> Stored | None:
+        """Store what a refresh brought. The old refresh token may be spent, so it must not be lost to a note that was
+        taken meanwhile, nor to a gateway that came too late and was refused: only another grant wins."""
+        found: Stored | None = before
+        while found is not None and found.credential.refresh_token == before.credential.refresh_token:
+            merged = new.model_copy(update={"missing_scope": found.credential.missing_scope})
+            if await self._store.replace(key, merged, found.version):
+                return Stored(merged, found.version + 1)
+            found = await self._store.get(key)
+        return found
 
 
 def _wants_refresh(stored: Stored, refused: str | None) -> bool:
@@ -311,6 +332,8 @@ def covers(stored: str, url: str) -> bool:
     a, b = urlsplit(stored), urlsplit(url)
     if (a.scheme, a.netloc.lower()) != (b.scheme, b.netloc.lower()):
         return False
+    if any(segment in (".", "..") for segment in unquote(b.path).replace("\\", "/").split("/")):
+        return False  # whoever resolves it may end up elsewhere
     path = a.path.rstrip("/")
     return b.path == path or b.path.startswith(f"{path}/") or not path
 
