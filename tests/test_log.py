@@ -73,6 +73,44 @@ async def test_the_lines_of_one_tick_are_written_together_and_in_order(stream: i
     assert [line["number"] for line in lines(stream)] == [0, 1, 2]
 
 
+async def test_the_lines_of_requests_wait_for_others_until_one_comes_that_cannot(stream: io.StringIO) -> None:
+    setup_logging("info", "json", stream)  # nobody else listens
+    logger.members("request started", '"number": 0')
+    await asyncio.sleep(0)
+    assert stream.getvalue() == ""
+    logger.info("line", number=1)
+    logger.members("request started", '"number": 2')
+    await asyncio.sleep(0)
+    assert [line["number"] for line in lines(stream)] == [0, 1, 2]
+
+
+async def test_the_lines_of_requests_come_by_themselves(stream: io.StringIO) -> None:
+    written = asyncio.Event()
+
+    class Heard(io.StringIO):
+        def flush(self) -> None:
+            written.set()
+
+    heard = Heard()
+    setup_logging("info", "json", heard)
+    logger.members("request started", '"number": 0')
+    logger.members("request finished", '"number": 1')
+    async with asyncio.timeout(10):
+        await written.wait()
+    assert [line["number"] for line in lines(heard)] == [0, 1]
+
+
+def test_the_lines_of_requests_survive_the_end_of_their_loop(stream: io.StringIO) -> None:
+    setup_logging("info", "json", stream)  # nobody else listens
+
+    async def request() -> None:
+        logger.members("request started", '"number": 0')
+
+    asyncio.run(request())
+    logging.getLogger().handlers[0].flush()  # as at exit
+    assert [line["number"] for line in lines(stream)] == [0]
+
+
 async def test_an_error_takes_everything_before_it_along_at_once(stream: io.StringIO) -> None:
     logger.info("before")
     logger.error("broken")

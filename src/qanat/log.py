@@ -33,12 +33,14 @@ _NAMES = {number: name for name, number in _LEVELS.items()} | {logging.CRITICAL:
 
 Fields = Mapping[str, object] | str
 """What a line says: by name, or encoded already."""
+GATHER_FOR = 0.01
+"""Seconds that the lines of requests may wait for more of them."""
 
 
 class LineWriter(logging.Handler):
     """Writes lines to a stream, all of one loop tick at once; errors, and lines from outside a loop, immediately.
 
-    A request costs two lines: one system call each would be a good part of the proxy's CPU.
+    A request costs two lines: one system call each would be a good part of the proxy's CPU. They wait a moment longer.
     """
 
     def __init__(self, stream: TextIO, formatter: LineFormatter) -> None:
@@ -47,6 +49,7 @@ class LineWriter(logging.Handler):
         self._stream = stream
         self._lines: list[str] = []
         self._flushing_on: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
         atexit.register(self.flush)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -57,18 +60,40 @@ class LineWriter(logging.Handler):
         self._lines.append(line)
         if urgent:
             self.flush()
-        elif self._flushing_on is None or self._flushing_on.is_closed():  # asking for the loop is a system call
-            try:
-                self._flushing_on = asyncio.get_running_loop()
-            except RuntimeError:
-                self.flush()
-            else:
-                self._flushing_on.call_soon(self.flush)
+        elif self._timer is not None or not self._flush_is_due():
+            self._flush_in(0.0)
+
+    def gather(self, line: str) -> None:
+        """Let a line wait for the others of the next `GATHER_FOR` seconds, or until one comes that cannot."""
+        self._lines.append(line)
+        if not self._flush_is_due():
+            self._flush_in(GATHER_FOR)
+
+    def _flush_is_due(self) -> bool:
+        return self._flushing_on is not None and not self._flushing_on.is_closed()
+
+    def _flush_in(self, delay: float) -> None:
+        self._forget_timer()
+        try:
+            loop = self._flushing_on = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if delay:
+            self._timer = loop.call_later(delay, self.flush)
+        else:
+            loop.call_soon(self.flush)
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def flush(self) -> None:
         """Write what waits. A stream that is gone loses it: there is nowhere to say so."""
         with self.lock or contextlib.nullcontext():
             lines, self._lines, self._flushing_on = self._lines, [], None
+            self._forget_timer()
             if lines:
                 with contextlib.suppress(ValueError, OSError):
                     self._stream.write("\n".join(lines) + "\n")
@@ -118,7 +143,10 @@ class Logger:
         if len(handlers) == 1 and isinstance(handlers[0], LineWriter):
             writer = handlers[0]  # nobody else listens: straight to the line, without a record
             line = writer.formatter.line(time.time(), level, msg, self._logger.name, fields)
-            writer.write(line, urgent=level >= logging.ERROR)
+            if type(fields) is str:
+                writer.gather(line)
+            else:
+                writer.write(line, urgent=level >= logging.ERROR)
         else:
             self._logger.log(level, "%s", msg, extra={"fields": _decoded(fields)})
 

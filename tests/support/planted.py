@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from qanat.log import JSONFormatter, Level, Logger
+from qanat.log import Fields, JSONFormatter, Level, Logger
 
 MARK = "pl4nted"
 FOUND = "planted_secrets_found"
@@ -59,11 +59,16 @@ class Tap:
 
     def open(self) -> None:
         """Begin to listen."""
-        log, exception = Logger._log, Logger.exception
+        log, say_members, exception = Logger._log, Logger.members, Logger.exception
 
         def hear_log(logger: Logger, level: int, msg: str, fields: dict[str, object]) -> None:
             self._write(logger, level, msg, fields)
             log(logger, level, msg, fields)
+
+        def hear_members(logger: Logger, msg: str, members: str) -> None:
+            self._write(logger, logging.INFO, msg, members)
+            if logger._logger.isEnabledFor(logging.INFO):  # who asks is always told yes, see below
+                say_members(logger, msg, members)
 
         def hear_exception(logger: Logger, msg: str, /, **fields: object) -> None:
             traceback = self._formatter.formatException(sys.exc_info())
@@ -74,10 +79,11 @@ class Tap:
             return True  # what is built only for somebody who reads it is heard too
 
         self._patch.setattr(Logger, "_log", hear_log)
+        self._patch.setattr(Logger, "members", hear_members)
         self._patch.setattr(Logger, "exception", hear_exception)
         self._patch.setattr(Logger, "enabled", always)
 
-    def _write(self, logger: Logger, level: int, msg: str, fields: dict[str, object]) -> None:
+    def _write(self, logger: Logger, level: int, msg: str, fields: Fields) -> None:
         line = self._formatter.line(0.0, level, msg, logger._logger.name, fields)
         self.lines.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '-')}\t{line}\n")
 
