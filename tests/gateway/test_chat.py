@@ -53,6 +53,18 @@ def test_calls_arrive_in_many_shapes_and_mean_the_same() -> None:
 
 
 @requirement("messages:33")
+def test_calls_that_all_have_the_same_index_stay_apart_by_their_ids() -> None:
+    whole = [call('{"q":"a"}', "one", index=0, id="c1"), call('{"q":"b"}', "two", index=0, id="c2")]
+    pieces = [whole[0], call("", "two", index=0, id="c2"), call('{"q":', index=0), call('"b"}', index=0)]
+    changing = [call("", "one", index=0, id="r1"), call('{"q":', index=0, id="r2"), call('"a"}', index=0, id="r3")]
+    for chunks in (whole, pieces):
+        content, _ = blocks(*chunks, stop("stop"))
+        assert [(block["name"], block["input"]) for block in content] == [("one", {"q": "a"}), ("two", {"q": "b"})]
+    content, _ = blocks(*changing, stop("stop"))
+    assert [(block["name"], block["input"]) for block in content] == [("one", {"q": "a"})]
+
+
+@requirement("messages:33")
 def test_two_calls_without_index_or_id_stay_two() -> None:
     content, _ = blocks(call('{"q":"a"}', "one"), call('{"q":"b"}', "two"), stop("stop"))
     assert [(block["name"], block["input"]) for block in content] == [("one", {"q": "a"}), ("two", {"q": "b"})]

@@ -75,6 +75,28 @@ async def test_while_the_control_plane_is_down_the_newest_are_kept_and_the_rest_
     assert dropped(metrics) == 3
 
 
+async def test_a_bug_in_the_telling_does_not_end_it() -> None:
+    class Buggy(Sink):
+        """Breaks the first time."""
+
+        broken = False
+
+        async def send_events(self, batch: EventBatch) -> None:
+            if not self.broken:
+                self.broken = True
+                raise ZeroDivisionError
+            await super().send_events(batch)
+
+    waiting, _ = queue()
+    sink = Buggy()
+    task = asyncio.create_task(waiting.run(sink))
+    waiting.emit("call", TUNNEL, n=1)
+    await asyncio.wait_for(sink.heard.wait(), 20)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert sink.numbers() == [1]
+
+
 async def test_a_batch_whose_answer_was_lost_is_told_again_unchanged_and_under_its_id() -> None:
     class Mute(Sink):
         """Stores every batch, and answers the first time that it could not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import httpx2
@@ -167,3 +168,38 @@ async def test_betas_may_come_in_several_header_lines(bench: Bench) -> None:
     async with httpx2.AsyncClient() as http:
         response = await http.post(f"{bench.gateway.url}/v1/messages", json=body, headers=headers)
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "told"),
+    [
+        ("overloaded_error", 529, "overloaded_error"),
+        ("timeout_error", 504, "timeout_error"),
+        ("not_found_error", 404, "not_found_error"),
+        ("invalid_request_error", 400, "invalid_request_error"),
+        ("authentication_error", 500, "api_error"),
+        ("billing_error", 500, "api_error"),
+        ("new_error", 500, "new_error"),
+    ],
+)
+async def test_an_error_event_before_any_output_has_the_status_of_its_type(
+    bench: Bench, kind: str, status: int, told: str
+) -> None:
+    def fail(_: Request) -> Response:
+        event = encode_event({"type": "error", "error": {"type": kind, "message": "m"}})
+        return Response(event, media_type="text/event-stream")
+
+    bench.script(fail)
+    with pytest.raises(APIStatusError) as caught:
+        await bench.create(stream=True)
+    assert (caught.value.status_code, error_of(caught.value)["type"]) == (status, told)
+
+
+async def test_a_body_that_never_ends_is_not_waited_for(bench: Bench) -> None:
+    async with running_gateway(bench.model.url, bench.control, limits={"request": "50ms"}) as gateway:
+        reader, writer = await asyncio.open_connection(*gateway.address)
+        head = ["POST /v1/messages HTTP/1.1", "host: gateway", f"x-api-key: {KEY}", "content-length: 100", "", "{"]
+        writer.write("\r\n".join(head).encode())
+        assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        await writer.wait_closed()

@@ -6,14 +6,19 @@ import asyncio
 import base64
 import gzip
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import pytest
 from anthropic import BadRequestError
 from anthropic.types.beta import BetaTextBlock
 from mcp.server.mcpserver import MCPServer
 from starlette.responses import Response
 
+from qanat.gateway.config import Limits
+from qanat.gateway.mcp_link import Link
 from tests.gateway.conftest import Bench
 from tests.support.answers import error_of
 from tests.support.asgi import serve_asgi
@@ -355,3 +360,53 @@ async def test_tool_lists_are_cached_for_one_caller_and_token(bench: Bench) -> N
         for token in (None, None, "other"):
             await client.beta.messages.create(**bench.request(**at(stub.url, authorization_token=token)))
         assert stub.methods.count("tools/list") == 2
+
+
+async def test_a_session_that_the_server_forgot_is_begun_anew_for_the_next_call(bench: Bench) -> None:
+    async with stub_mcp(session_id="s-1") as stub:
+
+        async def forget(_: Block) -> Response:
+            del stub.on["tools/call"]
+            return Response(status_code=404)
+
+        stub.on["tools/call"] = forget
+        bench.script(
+            [use("wiki_search", {}, "toolu_1")], [use("wiki_search", {}, "toolu_2")], [text("Fine.")]
+        )  # fmt: skip
+        message = await bench.create(**at(stub.url))
+        results = [block for block in message.content if block.type == "mcp_tool_result"]
+        assert [result.is_error for result in results] == [True, False]
+        assert stub.methods.count("initialize") == 2
+
+
+async def test_a_list_of_tools_without_end_is_refused(bench: Bench) -> None:
+    async def page(_: Block) -> Block:
+        long = {"name": "t", "description": "x" * 20_000, "inputSchema": {"type": "object"}}
+        return {"tools": [long], "nextCursor": "more"}
+
+    async with (
+        stub_mcp(on={"tools/list": page}) as stub,
+        running_gateway(bench.model.url, bench.control, limits={"response_bytes": 50_000}) as gateway,
+    ):
+        client = bench.client.with_options(base_url=gateway.url)
+        with pytest.raises(BadRequestError, match="list of tools is too large"):
+            await client.beta.messages.create(**bench.request(**at(stub.url)))
+        assert stub.methods.count("tools/list") == 3
+
+
+@pytest.mark.slow
+async def test_a_server_that_never_answered_gets_no_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qanat.gateway.mcp_link.GOODBYE", 3600)
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[httpx2.AsyncBaseTransport]:
+        async with httpx2.AsyncHTTPTransport() as transport:
+            yield transport
+
+    async with stub_mcp() as stub:
+        stub.on["server/discover"] = stub.on["initialize"] = stub.hang
+        opening = asyncio.create_task(Link(stub.url, None, source, Limits()).open())
+        await asyncio.wait_for(stub.called.wait(), 20)
+        opening.cancel()
+        done, _ = await asyncio.wait([opening], timeout=20)
+        assert done

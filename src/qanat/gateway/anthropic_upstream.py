@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 
 from qanat.errors import ProtocolError
-from qanat.gateway.errors import APIError, internal
+from qanat.gateway.errors import STATUS_BY_TYPE, APIError, internal
 from qanat.gateway.request import Block
 from qanat.gateway.sse import EventStreamReader
 from qanat.gateway.turn import Event
@@ -21,6 +21,7 @@ from qanat.log import get_logger
 
 log = get_logger("qanat.gateway")
 PASSED_STATUS = frozenset({400, 404, 413, 429, 500, 502, 503, 504, 529})
+REFUSED = "The upstream model refused the gateway"
 PASSED_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 
 
@@ -73,7 +74,7 @@ class AnthropicUpstream:
     def _to_error(self, response: httpx2.Response, content: bytes, info: CallInfo) -> APIError:
         log.warn("upstream model refused", status=response.status_code, request_id=info.request_id)
         if response.status_code not in PASSED_STATUS:
-            return internal("The upstream model refused the gateway")  # 401 and 403 are about our key, not theirs
+            return internal(REFUSED)  # 401 and 403 are about our key, not theirs
         headers = {name: response.headers[name] for name in PASSED_HEADERS if name in response.headers}
         error = _error_fields(content)
         return APIError(
@@ -102,8 +103,11 @@ def _parse_event(data: str) -> Event:
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
         raise internal("The upstream model sent an unreadable event")
     if event["type"] == "error":
-        error = event.get("error") or {}
+        error = event.get("error")
+        error = error if isinstance(error, dict) else {}
         error_type = str(error.get("type") or "api_error")
-        status = {"overloaded_error": 529, "rate_limit_error": 429, "invalid_request_error": 400}.get(error_type, 500)
+        status = STATUS_BY_TYPE.get(error_type, 500)
+        if status not in PASSED_STATUS:
+            raise internal(REFUSED)
         raise APIError(status, str(error.get("message") or "The upstream model failed"), error_type)
     return event

@@ -156,17 +156,21 @@ class GatewayApp:
         return self._refuse(reply, not_found("Not found"))
 
     async def _read_json(self, request: Request, limit: int | None = None) -> Any:
-        """The body. Raises `APIError` (413, 400)."""
+        """The body. Raises `APIError` (408, 413, 400)."""
         limit = limit or self._answering.config.limits.body_bytes
         too_large = APIError(413, f"Request exceeds the maximum size of {limit} bytes")
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
             raise too_large
         body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > limit:
-                raise too_large
+        try:
+            async with asyncio.timeout(self._answering.config.limits.request.total_seconds()):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > limit:
+                        raise too_large
+        except TimeoutError:
+            raise APIError(408, "The request body did not arrive in time", "timeout_error") from None
         try:
             return json.loads(body)
         except (ValueError, RecursionError):

@@ -63,7 +63,10 @@ class Canary:
                 await self._ask()
             except (QanatError, OSError) as error:
                 log.debug("canary goes on with what it knew", error=str(error))
-            await self.probe_all()
+            try:
+                await self.probe_all()
+            except Exception:  # a bug must not end the probing
+                log.exception("a round of probes failed")
             await asyncio.sleep(max(0.0, self._config.interval.total_seconds() - (loop.time() - started)))
 
     async def _ask(self) -> None:

@@ -28,8 +28,14 @@ class BufferedCall:
     """A function call as far as it has arrived."""
 
     key: object
+    id: str = ""
     name: str = ""
     arguments: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has an id and all of its arguments: what comes under another id is another call."""
+        return bool(self.id and self.arguments) and _is_json(self.arguments)
 
 
 class ChatStream:
@@ -136,6 +142,7 @@ class ChatStream:
     def _hear_call(self, piece: Mapping[str, Any], position: int) -> None:
         function = piece.get("function") or {}
         call = self._find_call(piece, function, position)
+        call.id = call.id or str(piece.get("id") or "")
         if not call.name:
             call.name = str(function.get("name") or "")
         arguments = function.get("arguments")
@@ -146,7 +153,10 @@ class ChatStream:
             self.characters += len(arguments)
 
     def _find_call(self, piece: Mapping[str, Any], function: Mapping[str, Any], position: int) -> BufferedCall:
-        """By `index`; else by `id`; else a piece with a name and a finished predecessor starts a new call."""
+        """By `index`; else by `id`; else a piece with a name and a finished predecessor starts a new call.
+
+        Some servers give every call the same index: then another id, with a name, after a whole call is a call too.
+        """
         key: object = piece.get("index")
         if key is None:
             key = piece.get("id") or None
@@ -154,11 +164,13 @@ class ChatStream:
             last = self._calls[-1] if self._calls else None
             starts = last is None or (bool(function.get("name")) and _is_json(last.arguments))
             key = ("unnamed", len(self._calls), position) if last is None or starts else last.key
-        for call in self._calls:
-            if call.key == key:
-                return call
-        self._calls.append(BufferedCall(key))
-        return self._calls[-1]
+        found = [call for call in self._calls if call.key == key]
+        if (id := piece.get("id")) and (same := [call for call in found if call.id == id]):
+            return same[-1]
+        if not found or (id and function.get("name") and found[-1].is_whole):
+            self._calls.append(BufferedCall(key))
+            return self._calls[-1]
+        return found[-1]
 
     def _call_events(self, call: BufferedCall) -> list[Event]:
         index, self._next_index = self._next_index, self._next_index + 1

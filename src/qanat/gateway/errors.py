@@ -25,6 +25,7 @@ TYPE_BY_STATUS = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+STATUS_BY_TYPE = {kind: status for status, kind in reversed(TYPE_BY_STATUS.items())}
 
 
 @dataclass(eq=False)

@@ -41,7 +41,9 @@ class EventQueue:
             try:
                 await self.flush(sink)
                 backoff = FLUSH_EVERY
-            except (QanatError, OSError):
+            except Exception as error:
+                if not isinstance(error, (QanatError, OSError)):  # a bug must not end the telling
+                    log.exception("events could not be handed over")
                 backoff = min(MAX_BACKOFF, backoff * 2)
 
     async def flush(self, sink: EventSink) -> None:

@@ -146,8 +146,16 @@ class Link:
         try:
             await ready
         except BaseException:
+            self._task.cancel()  # a server that was never met gets no goodbye
             await self.close()
             raise
+
+    @property
+    def spent(self) -> bool:
+        """Whether the session is over, so that a further call needs a new one: the link has ended, or the server
+        has forgotten the session, which it tells by a 404."""
+        ended = self._task is None or self._task.done()
+        return ended or (self.observed is not None and self.observed.statuses[-1:] == [404])
 
     async def close(self) -> None:
         """End the session; bounded, and never raises for what the server does."""
@@ -173,6 +181,8 @@ class Link:
             cursor = page.next_cursor
             if not cursor:
                 break
+            if self.observed is not None and self.observed.bytes_out > self._limits.response_bytes:
+                raise LinkFailed("protocol", "the server's list of tools is too large")
         return tuple(tools), hint
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:

@@ -140,6 +140,8 @@ class Reach:
             return
         pool = await self._pool((*caller.scope, host), found)
         pool.users += 1
+        while len(self._pools) > MAX_POOLS:
+            await self._retire(next(iter(self._pools)))
         try:
             yield pool.transport
         finally:
@@ -192,10 +194,8 @@ class Reach:
                 await pool.transport.aclose()
 
     async def _pool(self, key: tuple[str, str, str], record: TunnelRecord) -> Pool:
-        pool = self._pools.get(key)
-        if pool is not None and pool.trusted != record.ca_certificates:
+        while (pool := self._pools.get(key)) is not None and pool.trusted != record.ca_certificates:
             await self._retire(key)  # sessions made under another trust are not used again
-            pool = None
         if pool is None:
             assert self.edge is not None
             anchors = load_anchors(record.ca_certificates)
@@ -205,12 +205,12 @@ class Reach:
 
             pool = fresh = self._pools[key] = Pool(TunnelTransport(self.edge, trusted), record.ca_certificates)
         self._pools.move_to_end(key)
-        while len(self._pools) > MAX_POOLS:
-            await self._retire(next(iter(self._pools)))
         return pool
 
     async def _retire(self, key: tuple[str, str, str]) -> None:
-        pool = self._pools.pop(key)
+        pool = self._pools.pop(key, None)
+        if pool is None:
+            return
         pool.retired = True
         if not pool.users:
             await pool.transport.aclose()

@@ -66,6 +66,7 @@ class Servers:
         self._limits, self._metrics, self._request_id = limits, metrics, request_id
         self._servers = {server.name: server for server in request.servers}
         self._links: dict[str, asyncio.Task[Link]] = {}
+        self._spent: list[Link] = []
 
     async def __aenter__(self) -> Servers:
         return self
@@ -77,8 +78,8 @@ class Servers:
         for task in tasks:
             task.cancel()  # nothing happens to those that are connected already
         await asyncio.gather(*tasks, return_exceptions=True)
-        links = [task.result() for task in tasks if not task.cancelled() and task.exception() is None]
-        await asyncio.gather(*(link.close() for link in links))
+        links = [task.result() for task in tasks if _is_connected(task)]
+        await asyncio.gather(*(link.close() for link in (*links, *self._spent)))
 
     async def list_all(self, pinned: dict[str, Listing]) -> dict[str, Listing]:
         """The tools of every server that is not pinned. Raises `APIError` for the first server that fails."""
@@ -141,9 +142,12 @@ class Servers:
             self._report.ended(server, method, tool, seconds, link, problem)
 
     async def _link(self, server: Server) -> Link:
-        """The link to a server, made at first use. Raises `LinkFailed`."""
+        """The link to a server, made at first use, and anew when its session is over. Raises `LinkFailed`."""
         task = self._links.get(server.name)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+        if task is not None and _is_connected(task) and task.result().spent:
+            self._spent.append(task.result())
+            task = None
+        if task is None or (task.done() and not _is_connected(task)):
             task = self._links[server.name] = asyncio.create_task(self._connect(server))
         return await asyncio.shield(task)
 
@@ -178,3 +182,7 @@ class Servers:
         if isinstance(failure.cause, Unreachable):
             fields["reason"] = failure.cause.reason
         log.warn("mcp server unavailable", host=server.host, kind=failure.kind, request_id=self._request_id, **fields)
+
+
+def _is_connected(task: asyncio.Task[Link]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
