@@ -17,7 +17,7 @@ from qanat.errors import QanatError
 from qanat.net.alarm import Alarm, call_in
 from qanat.net.layer import Layer, as_transport
 from qanat.net.tls_alerts import reason_of
-from qanat.net.tls_engine import TLSEngine, end_of_record
+from qanat.net.tls_engine import HEADER_SIZE, TLSEngine, end_of_record
 
 GATHER = 64 * 1024
 """Bytes written above that are encrypted and sent at once; fewer wait for the end of the loop's turn."""
@@ -170,12 +170,14 @@ class TLSLayer(Layer):
     def data_received(self, ciphertext: bytes) -> None:
         if self._closing:
             return
-        self._unread = self._unread + ciphertext if self._unread else ciphertext
+        if self._unread:
+            ciphertext = self._unread + ciphertext
+        self._unread = ciphertext
         if not self._handshaking:
             self._pump()
         elif not self._gate_waiting:
             self._step_handshake()
-        elif len(self._unread) > MAX_HELLO:
+        elif len(ciphertext) > MAX_HELLO:
             self._fail(TLSFailed("too much sent before the handshake"))
 
     def eof_received(self) -> bool | None:
@@ -312,30 +314,29 @@ class TLSLayer(Layer):
             self._loop.call_soon(self._pump)
             return
         self._pumping = True
-        try:
-            self._read_records()
-        except ssl.SSLError as error:
-            self._fail(TLSFailed(*reason_of(error)))
-        finally:
-            self._pumping = False
-            self._flush()
-
-    def _read_records(self) -> None:
         data, self._unread = self._unread, b""
-        position, size = 0, len(data)
+        position, size, engine = 0, len(data), self._engine
         try:
-            while not self._paused and not self._closing and (end := end_of_record(data, position)):
-                record = data if end - position == size else data[position:end]
-                position = end
-                plaintext = self._engine.open(record)
+            while position < size and not self._paused and not self._closing:
+                if size > HEADER_SIZE and data[3] << 8 | data[4] == size - HEADER_SIZE:
+                    record, position = data, size  # the common case: one record, all of it
+                elif end := end_of_record(data, position):
+                    record, position = data[position:end], end
+                else:
+                    break
+                plaintext = engine.open(record)
                 if plaintext:
                     self.above.data_received(plaintext)
                 elif plaintext is not None:
                     self._hear_close_notify()
-                    return
+                    break
+        except ssl.SSLError as error:
+            self._fail(TLSFailed(*reason_of(error)))
         finally:
+            self._pumping = False
             if position < size:
                 self._unread = data[position:] + self._unread
+            self._flush()
 
     def _hear_close_notify(self) -> None:
         self._peer_closed = True

@@ -59,18 +59,25 @@ class TLSEngine:
         """The plaintext of one record; empty for the peer's close_notify, None for a message of TLS's own."""
         self._incoming.write(record)
         try:
-            return self.tls.read(RECORD_SIZE)  # a larger buffer costs several times more
+            plaintext: bytes = self.tls.read(RECORD_SIZE)  # a larger buffer costs several times more
         except ssl.SSLWantReadError:
-            return None
-        finally:
             self._leave()
+            return None
+        except BaseException:
+            self._leave()
+            raise
+        if self._outgoing.pending:
+            self._leave()
+        return plaintext
 
     def seal(self, plaintext: bytes) -> None:
         """Encrypt."""
         try:
             self.tls.write(plaintext)
-        finally:
+            self.sealed += self._outgoing.read()
+        except BaseException:
             self._leave()
+            raise
 
     def end(self) -> None:
         """Say close_notify. The peer's own is not waited for."""
