@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import uuid
+from contextlib import AsyncExitStack
 
 import pytest
 
+from qanat.edge.request import UpgradeParser
 from qanat.edge.server import Edge
 from qanat.tunnel.connection import RegistrationRefused
 from qanat.tunnel.quic_udp import dial_quic
@@ -22,6 +25,7 @@ from tests.support.edge import (
     make_tunnel,
     registration,
 )
+from tests.support.weight import count_alive
 
 
 async def test_a_client_reaches_the_proxy_behind_a_connector(
@@ -115,3 +119,21 @@ async def test_a_connector_may_come_over_quic(
         assert await guest.echo(b"over quic") == b"over quic"
     connection.close()
     await connection.wait_closed()
+
+
+async def test_an_open_session_holds_nothing_of_how_it_began(
+    edge: Edge, files: OperatorFiles, directory: DictDirectory
+) -> None:
+    tunnel = directory.add(make_tunnel())
+    connection = await connect(edge.connector_address, files, tunnel.token, EchoProxy())
+    before: dict[str, int] = {}
+    async with AsyncExitStack() as open_clients:
+        for number in range(5):
+            guest = await open_clients.enter_async_context(client(edge, files))
+            assert (await guest.upgrade(tunnel.host())).status == 101
+            assert await guest.echo(b"hello") == b"hello"
+            if not number:
+                before = count_alive(asyncio.Task, UpgradeParser)
+        assert count_alive(asyncio.Task, UpgradeParser) == before
+        assert before["UpgradeParser"] == 0
+    connection.close()

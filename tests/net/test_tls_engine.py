@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import ssl
 
 import pytest
@@ -11,18 +10,14 @@ from qanat.net.tls import TLSClient, TLSFailed, TLSServer
 from qanat.net.tls_engine import TLSEngine, end_of_record
 from tests.net.test_tls import HOST, Session, contexts
 from tests.support.recorder import Recorder, settle
+from tests.support.weight import count_alive
 
 WHOLE = bytes.fromhex("1703030003") + b"abc"
 
 
-def count_buffers() -> int:
-    gc.collect()
-    return sum(isinstance(thing, ssl.MemoryBIO) for thing in gc.get_objects())
-
-
 async def test_idle_sessions_hold_no_buffers_of_their_own() -> None:
     first = await Session(*contexts()).ready()
-    before = count_buffers()
+    before = count_alive(ssl.MemoryBIO)
     sessions = [await Session(*contexts()).ready() for _ in range(5)]
     for session in sessions:  # in turns, and more than a record each way
         session.client.transport.write(bytes(40_000))
@@ -30,7 +25,7 @@ async def test_idle_sessions_hold_no_buffers_of_their_own() -> None:
     for session in sessions:
         await session.client.wait_for_bytes(40_000)
         await session.server.wait_for_bytes(40_000)
-    assert count_buffers() == before
+    assert count_alive(ssl.MemoryBIO) == before
     first.client.transport.write(b"still here")
     assert await first.server.wait_for_bytes(10) == b"still here"
 

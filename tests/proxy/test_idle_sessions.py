@@ -1,0 +1,30 @@
+"""What an idle session holds: thousands stay open for days, most of them silent."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from tests.support.proxy import DOMAIN, TestPKI, proxy_running, upstream_running
+from tests.support.weight import count_alive
+
+ASK = f"GET /mcp HTTP/1.1\nHost: echo.{DOMAIN}"
+
+
+async def test_idle_sessions_have_neither_buffers_nor_timers_of_their_own(pki: TestPKI) -> None:
+    async with upstream_running() as upstream, proxy_running(pki, {"echo": upstream.url}) as end:
+
+        async def open_and_ask() -> None:
+            inner = await end.connect("http/1.1")
+            assert (await inner.ask(ASK)).status == 200
+            sessions.append(inner)
+
+        sessions: list[object] = []
+        for _ in range(2):  # what all share comes with the first
+            await open_and_ask()
+        before = count_alive(ssl.MemoryBIO, asyncio.TimerHandle)
+        for _ in range(6):
+            await open_and_ask()
+        assert count_alive(ssl.MemoryBIO, asyncio.TimerHandle) == before
+        assert end.proxy.websockets == 8
+        end.hang_up()
