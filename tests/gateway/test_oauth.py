@@ -197,6 +197,8 @@ async def test_metadata_that_breaks_the_rules_stops_the_sign_in(tmp_path: Path) 
             ({"code_challenge_methods_supported": ["plain"]}, "pkce_unsupported"),
             ({"registration_endpoint": None}, "registration_unsupported"),
             ({"registration_endpoint": "https://169.254.169.254/reg"}, "unreachable"),
+            ({"authorization_endpoint": f"{good['issuer']}/auth"}, "unreachable_sign_in_page"),
+            ({"authorization_endpoint": "http://sso.example/auth"}, "insecure_url"),
         ):
             here.network.shim.metadata = {**good, **change}
             refused = await here.connect()

@@ -261,8 +261,15 @@ def asked(*content: Any, role: str = "user", **extra: Any) -> Block:
         (asked({"type": "tool_result", "tool_use_id": "a", "content": ["x"]}), "messages.0.content.0.content: must be"),
         (asked(system=["x"]), "system: must be a string or a list"),
         (asked(tool_choice="any"), "tool_choice: must be an object"),
+        (asked(tool_choice={"name": "x"}), "tool_choice.type: Field required"),
         (asked(thinking=True), "thinking: must be an object"),
     ],
 )
 def test_what_translating_would_stumble_over_is_refused_by_name(content: Block, message: str) -> None:
     assert str(refusal(content)).startswith(message)
+
+
+@pytest.mark.parametrize("token", ["secret-1\n", "secret-é", "secret\x7f"])
+def test_a_token_that_fits_no_header_is_refused_without_being_repeated(token: str) -> None:
+    message = str(refusal(body([server(authorization_token=token)], [toolset()])))
+    assert message == "mcp_servers.0.authorization_token: must be printable ASCII, without line ends"

@@ -362,6 +362,24 @@ async def test_tool_lists_are_cached_for_one_caller_and_token(bench: Bench) -> N
         assert stub.methods.count("tools/list") == 2
 
 
+async def test_an_error_after_a_lost_connection_is_told_as_what_it_is(bench: Bench) -> None:
+    async def boom(_: Block) -> Block:
+        return {"code": -32000, "message": "boom"}
+
+    async def lose(_: Block) -> Response:
+        stub.on["tools/call"] = boom
+        return await cut({})
+
+    async with stub_mcp(on={"tools/call": lose}) as stub:
+        bench.script(
+            [use("wiki_search", {}, "toolu_1")], [use("wiki_search", {}, "toolu_2")], [text("Fine.")]
+        )  # fmt: skip
+        message = await bench.create(**at(stub.url))
+    words = [block.content[0].text for block in message.content if block.type == "mcp_tool_result"]
+    assert "lost" in words[0]
+    assert "boom" in words[1]
+
+
 async def test_a_session_that_the_server_forgot_is_begun_anew_for_the_next_call(bench: Bench) -> None:
     async with stub_mcp(session_id="s-1") as stub:
 

@@ -79,6 +79,7 @@ class Observed(httpx2.AsyncBaseTransport):
             raise
         if request.method == "POST":
             self.statuses.append(response.status_code)
+            self.failure = None  # of an earlier request: it says nothing about this one
             self.proxy_refusal = hop_of_answer(response.headers)
         if 300 <= response.status_code < 400:
             await response.aclose()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, StrictBool, StrictStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, StrictBool, StrictStr, ValidationError, field_validator
 
 from qanat.config import Section, describe
 from qanat.gateway.errors import APIError, invalid
@@ -26,6 +26,16 @@ MAX_URL = 2048
 
 Block = dict[str, Any]
 S = TypeVar("S", bound=Section)
+
+
+def check_token(token: SecretStr) -> SecretStr:
+    """What fits into a header; a line end from a file, say, does not. The message does not repeat it."""
+    if not all(" " <= character <= "~" for character in token.get_secret_value()):
+        raise ValueError("must be printable ASCII, without line ends")
+    return token
+
+
+Token = Annotated[SecretStr, AfterValidator(check_token)]
 
 
 class ToolConfig(Section):
@@ -80,7 +90,7 @@ class ServerEntry(Section):
     type: Literal["url"]
     url: StrictStr = Field(max_length=MAX_URL)
     name: StrictStr = Field(min_length=1, max_length=255)
-    authorization_token: SecretStr | None = None
+    authorization_token: Token | None = None
     tool_configuration: ToolConfiguration | None = None
 
     @field_validator("url")
@@ -239,6 +249,8 @@ def _check_fields(body: dict[str, Any]) -> None:
     for name in ("tool_choice", "thinking"):
         if body.get(name) is not None and not isinstance(body[name], dict):
             raise invalid(f"{name}: must be an object")
+    if body.get("tool_choice") is not None and not isinstance(body["tool_choice"].get("type"), str):
+        raise invalid("tool_choice.type: Field required")
 
 
 def _check_max_tokens(body: dict[str, Any], counting: bool) -> None:

@@ -54,15 +54,30 @@ class Fetcher:
 
     async def send(self, caller: Caller, method: str, url: str, **options: Any) -> httpx2.Response:
         """One request, no redirects; its whole answer. Raises `SignInFailed` when there is none."""
-        parsed = _parse(url)
-        if parsed.scheme != "https" and not self._policy.permits_http(parsed.host):
-            raise SignInFailed("insecure_url", f"{parsed.host} must be reached by https.")
+        parsed = self.check(url)
         try:
             async with asyncio.timeout(TIMEOUT):
                 return await self._send(caller, httpx2.Request(method, parsed, **options))
         except (httpx2.HTTPError, Unreachable, TimeoutError) as error:
             log.warn("authorization server unavailable", host=parsed.host, **describe(error))
             raise SignInFailed("unreachable", f"{parsed.host} could not be reached.") from None
+
+    def check(self, url: str) -> httpx2.URL:
+        """The address, if it may be used at all. Raises `SignInFailed`."""
+        parsed = _parse(url)
+        if parsed.scheme != "https" and not self._policy.permits_http(parsed.host):
+            raise SignInFailed("insecure_url", f"{parsed.host} must be reached by https.")
+        return parsed
+
+    def check_page(self, url: str) -> None:
+        """Whether a browser may be sent there. Raises `SignInFailed`."""
+        host = self.check(url).host.lower().rstrip(".")
+        if self._reach.tunnel_domain(host) is not None:
+            raise SignInFailed(
+                "unreachable_sign_in_page",
+                f"The sign-in page is at {host}, behind a tunnel, where no browser gets; the authorization server's "
+                "metadata must name an address that browsers can load.",
+            )
 
     async def _send(self, caller: Caller, request: httpx2.Request) -> httpx2.Response:
         host = request.url.host.lower().rstrip(".")

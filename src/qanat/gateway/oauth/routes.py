@@ -18,6 +18,7 @@ from qanat.gateway.errors import APIError, invalid, not_found
 from qanat.gateway.oauth.model import AuthMethod, OAuthClient, SignInFailed
 from qanat.gateway.oauth.tunnel_config import TunnelOAuth, default_method
 from qanat.gateway.oauth.vaults import Redirect, SignIn, Vaults, Wish
+from qanat.gateway.request import Token
 from qanat.log import get_logger
 
 log = get_logger("qanat.gateway")
@@ -49,7 +50,7 @@ class StaticBody(Section):
     """`POST /v1/vaults/{vault}/credentials`."""
 
     url: str = Field(max_length=2048)
-    token: SecretStr
+    token: Token
 
 
 class VaultEndpoints:

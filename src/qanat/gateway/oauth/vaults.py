@@ -121,6 +121,7 @@ class Vaults:
             old = (stored.credential.scope, stored.credential.missing_scope) if stored is not None else ()
             extra = " ".join(filter(None, [wish.scopes, *old]))
             endpoints = await discover(self._fetch, caller, wish.url, extra)
+            self._fetch.check_page(endpoints.authorization)
         client = client or await self._client(caller, endpoints)
         state, verifier, cookie = (secrets.token_urlsafe(size) for size in (32, 96, 32))
         sign_in = SignIn(caller, key, endpoints, client, verifier, state, cookie, time.monotonic() + SIGN_IN_LIFETIME)
