@@ -24,7 +24,7 @@ from tests.support.calls import counted
 from tests.support.proxy import DOMAIN, TestPKI, make_config
 from tests.support.requirements import requirement
 
-PER_REQUEST = 205.0
+PER_REQUEST = 207.0
 """Calls for a request of six fields and 1 KB, and an answer of two fields and 1 KB."""
 
 BODY = b"q" * 1024

@@ -16,13 +16,16 @@ class Caller(Protocol):
         """Send a 1xx head."""
 
     def send_head(self, response: ResponseReceived, headers: list[Header], framing: Framing) -> None:
-        """Send the answer's head, at once, even if no body follows for a long time."""
+        """Send the answer's head. It and the body's pieces wait for `flush`: what comes together leaves together."""
 
     def send_body(self, data: bytes) -> None:
         """Send a piece of the body."""
 
     def send_end(self, trailers: Headers) -> None:
-        """The answer is complete."""
+        """The answer is complete: send what waits, too."""
+
+    def flush(self) -> None:
+        """Send what waits."""
 
     def send_reply(self, reply: Reply, close: bool) -> None:
         """Send an answer of our own, whole; `close` says that no further request is wanted."""

@@ -175,6 +175,7 @@ class Exchange:
     def insert(self, data: bytes) -> None:
         """Send something of ours between two events of a stream."""
         self._caller.send_body(data)
+        self._caller.flush()
 
     def count_stream(self, kind: str, step: int) -> None:
         """An event stream has begun, or is over."""
@@ -342,6 +343,9 @@ class Exchange:
                 self._caller.send_body(rest)
         self._caller.send_end(trailers and passing_trailers(trailers))
         self._finish()
+
+    def flush_answer(self) -> None:
+        self._caller.flush()
 
     def upstream_lost(self, error: ProxyError) -> None:
         self._upstream = None

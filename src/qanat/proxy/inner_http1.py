@@ -18,6 +18,7 @@ from qanat.net.http1 import (
     encode_last_chunk,
 )
 from qanat.net.http1_fields import Header, Headers, HTTPViolation, encode_head, tokens
+from qanat.net.layer import Layer
 from qanat.proxy.errors import BadRequest, HeadersTooLarge, ProxyError, Reply, URITooLong, to_reply
 from qanat.proxy.exchange import Exchange
 from qanat.proxy.forward import Forwarder
@@ -44,11 +45,17 @@ class HTTP1Inbound(Inbound):
         self._exchange: Exchange | None = None
         self._framing = NO_BODY
         self._request_ended = self._answered = True
+        self._outgoing: list[bytes] = []
         self._close_after = self._draining = False
         self._body_paused = self._reading_paused = False
         self._discard_timer: asyncio.TimerHandle | None = None
 
     # Called by the transport below.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if isinstance(transport, Layer):
+            transport.write_through()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -145,15 +152,22 @@ class HTTP1Inbound(Inbound):
         if self._close_after or self._draining:
             self._close_after = True
             headers.append((b"Connection", b"close"))
-        self.transport.write(encode_head(b"HTTP/1.1 %d %b" % (response.status, response.reason), headers))
+        self._outgoing.append(encode_head(b"HTTP/1.1 %d %b" % (response.status, response.reason), headers))
 
     def send_body(self, data: bytes) -> None:
-        self.transport.write(encode_chunk(data) if self._framing is CHUNKED else data)
+        self._outgoing.append(encode_chunk(data) if self._framing is CHUNKED else data)
 
     def send_end(self, trailers: Headers) -> None:
         if self._framing is CHUNKED:
-            self.transport.write(encode_last_chunk(trailers))
+            self._outgoing.append(encode_last_chunk(trailers))
+        self.flush()
         self._answer_sent()
+
+    def flush(self) -> None:
+        outgoing = self._outgoing
+        if outgoing:
+            self._outgoing = []
+            self.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
 
     def send_reply(self, reply: Reply, close: bool) -> None:
         self._close_after = self._close_after or close or self._draining
@@ -169,6 +183,7 @@ class HTTP1Inbound(Inbound):
 
     def abort(self) -> None:
         self._exchange = None
+        self._outgoing.clear()
         self.transport.abort()
 
     def pause_body(self) -> None:

@@ -83,6 +83,9 @@ class StreamCaller:
             self._inbound.flush_soon()
         self.resume_body()  # the rest of a body nobody wants any more is read and dropped
 
+    def flush(self) -> None:
+        """All streams together are written once per turn."""
+
     def send_reply(self, reply: Reply, close: bool) -> None:
         head_only = self.exchange is not None and self.exchange.request.method == b"HEAD"
         body = b"" if head_only else reply.body

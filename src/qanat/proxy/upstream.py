@@ -36,6 +36,9 @@ class ResponseListener(Protocol):
     def response_ended(self, trailers: Headers) -> None:
         """The answer is complete."""
 
+    def flush_answer(self) -> None:
+        """That is all for now: pass on what has been told. Not called after the end."""
+
     def upstream_lost(self, error: ProxyError) -> None:
         """The connection ended or made no sense before the answer was complete."""
 
@@ -250,6 +253,8 @@ class UpstreamConnection(asyncio.Protocol):
                 listener.response_received(event)
             elif isinstance(event, MessageEnded):
                 self._finish(listener, event.trailers)
+        if self._listener is not None:
+            self._listener.flush_answer()
 
     def _finish(self, listener: ResponseListener, trailers: Headers) -> None:
         self._listener = None

@@ -95,6 +95,7 @@ class StdioUpstream:
             lines.append((b"Content-Length", b"%d" % length))
         reason = HTTPStatus(status).phrase.encode("ascii")
         self._listener.response_received(ResponseReceived(status, reason, b"1.1", Fields(lines), framing, length or 0))
+        self._flush()
 
     def write(self, data: bytes) -> None:
         """See `Exchange`."""
@@ -104,6 +105,7 @@ class StdioUpstream:
             self._held.append(data)
         else:
             self._listener.response_body(data)
+            self._flush()
 
     def finish(self) -> None:
         """See `Exchange`."""
@@ -111,6 +113,10 @@ class StdioUpstream:
         if self._listener is not None and not self._held:
             listener, self._listener = self._listener, None
             listener.response_ended(())
+
+    def _flush(self) -> None:
+        if self._listener is not None:  # it may have left meanwhile
+            self._listener.flush_answer()
 
     def queued(self) -> int:
         """See `Exchange`."""
