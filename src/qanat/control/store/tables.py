@@ -371,6 +371,8 @@ class TrafficRow(Table):
     """Of all calls together."""
     slowest_ms: Mapped[int]
     streams_opened: Mapped[int] = mapped_column(server_default="0")
+    streams_open: Mapped[int] = mapped_column(server_default="0")
+    """Nothing reads it (see `OpenStreamsRow`); processes of an older version may still write it during an upgrade."""
 
 
 class OpenStreamsRow(Table):

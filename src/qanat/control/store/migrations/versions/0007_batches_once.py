@@ -30,11 +30,10 @@ def upgrade() -> None:
         "INSERT INTO open_streams (tunnel_id, minute, node, most) "
         "SELECT tunnel_id, minute, '', streams_open FROM traffic WHERE streams_open > 0"
     )
-    op.drop_column("traffic", "streams_open")
+    # traffic.streams_open stays: processes of the version before write it until they are replaced.
 
 
 def downgrade() -> None:
-    op.add_column("traffic", sa.Column("streams_open", sa.BigInteger(), server_default="0", nullable=False))
     op.execute(
         "UPDATE traffic SET streams_open = coalesce((SELECT max(most) FROM open_streams "
         "WHERE open_streams.tunnel_id = traffic.tunnel_id AND open_streams.minute = traffic.minute), 0)"
