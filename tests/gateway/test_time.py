@@ -139,6 +139,8 @@ async def test_deferred_tools_are_out_of_reach_of_a_model_that_cannot_search(ben
     regex = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
     with pytest.raises(BadRequestError, match="needs an Anthropic model; use tool_search_tool_bm25"):
         await bench.create("Search the wiki", model="qanat-demo", tools=[*tools, regex])
+    with pytest.raises(BadRequestError, match="needs a name"):
+        await bench.create("Search", model="qanat-demo", tools=[*tools, {"type": "tool_search_tool_bm25_20251119"}])
     bench.script([text("Hi")])
     await bench.create(tools=[*tools, search])
     assert bench.model.bodies[0]["tools"][0]["defer_loading"] is True

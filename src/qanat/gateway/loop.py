@@ -161,6 +161,8 @@ def offered_tools(talk: Conversation, turn: Turn) -> list[Block]:
     offered: list[Block] = []
     for entry in talk.table.entries:
         if is_search_tool(entry):
+            if not isinstance(entry.get("name"), str):
+                raise invalid(f"tools: '{entry['type']}' needs a name")
             if not str(entry["type"]).startswith(tool_search.BM25_PREFIX):
                 raise invalid(f"tools: '{entry['type']}' needs an Anthropic model; use {tool_search.BM25_PREFIX}")
             offered.append(tool_search.declaration(entry))
