@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 
+import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
@@ -26,7 +27,17 @@ pytest_plugins = ["tests.support.planted"]
 settings.register_profile("qanat", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("qanat")
 
+SLOW_TIMEOUT = 300
+"""Seconds after which a slow test counts as stuck, unless it says otherwise: a machine may be very busy."""
+
 gc.disable()  # until all tests are collected: a heap that only grows is not worth walking
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time than the others before they count as stuck."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
 def pytest_collection_finish() -> None:
