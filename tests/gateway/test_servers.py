@@ -18,7 +18,7 @@ from mcp.server.mcpserver import MCPServer
 from starlette.responses import Response
 
 from qanat.gateway.config import Limits
-from qanat.gateway.mcp_link import Link
+from qanat.gateway.mcp_link import Link, Observed
 from tests.gateway.conftest import Bench
 from tests.support.answers import error_of
 from tests.support.asgi import serve_asgi
@@ -117,14 +117,19 @@ async def test_a_redirecting_server_is_refused(bench: Bench) -> None:
         assert set(stub.http_methods) == {"POST"}
 
 
-async def test_a_compressed_answer_is_not_unpacked(bench: Bench) -> None:
-    async def bomb(_: Block) -> Response:
-        headers = {"content-encoding": "gzip", "content-type": "application/json"}
-        return Response(gzip.compress(b" " * 1_000_000), headers=headers)
+class Compressing(httpx2.AsyncBaseTransport):
+    """Answers with few bytes that would become many."""
 
-    bench.script([text("never")])
-    async with stub_mcp(on={"initialize": bomb, "server/discover": bomb}) as stub:
-        assert "Connection error" in await refused(bench, stub.url)
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        packed = gzip.compress(b" " * 1_000_000)
+        return httpx2.Response(200, headers={"content-encoding": "gzip"}, stream=httpx2.ByteStream(packed))
+
+
+async def test_a_compressed_answer_is_not_unpacked() -> None:
+    observed = Observed(Compressing(), max_bytes=10_000)
+    async with httpx2.AsyncClient(transport=observed) as http:
+        answer = await http.post("https://wiki.example/mcp")
+    assert (answer.status_code, answer.text) == (502, "compressed answers are refused")
 
 
 @requirement("messages:15")
