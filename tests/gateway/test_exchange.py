@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qanat.gateway.errors import APIError
-from qanat.gateway.exchange import EventWriter, MessageExchange
+from qanat.gateway.exchange import EventWriter, MessageExchange, impatient
 from qanat.gateway.loop import Emit
 from qanat.gateway.turn import Turn
 
@@ -78,3 +78,20 @@ async def test_events_of_a_writer_who_is_cancelled_while_it_waits_go_out_with_th
     await asyncio.wait_for(writer.emit([{"type": "c"}]), 20)
     names = [line for line in b"".join(sent).splitlines() if line.startswith(b"event")]
     assert names == [b"event: a", b"event: b", b"event: c"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 6, 7, 10])
+async def test_a_long_answer_is_handed_on_in_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("qanat.gateway.exchange.PIECE", 3)
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    body = bytes(range(size))
+    for more in (True, False):
+        sent.clear()
+        await impatient(send)({"type": "http.response.body", "body": body, "more_body": more})
+        assert b"".join(message["body"] for message in sent) == body
+        assert [message["more_body"] for message in sent] == [True] * (len(sent) - 1) + [more]
+        assert len(sent) == max(1, -(-size // 3))

@@ -22,6 +22,8 @@ from qanat.log import get_logger
 log = get_logger("qanat.gateway")
 STALLED = 60.0
 """Seconds a caller may take nothing of an answer; then it counts as gone."""
+PIECE = 64 * 1024
+"""Bytes handed on at once: a caller on a slow line takes pieces, where it would take too long over the whole."""
 PING = encode_event({"type": "ping"})
 
 
@@ -33,6 +35,13 @@ def impatient(send: Send) -> Send:
     """`send` that gives up on a caller who takes nothing. Raises `CallerStalled`."""
 
     async def bounded(message: Message) -> None:
+        body = message.get("body", b"")
+        for start in range(0, len(body) - PIECE, PIECE):
+            await timed({**message, "body": body[start : start + PIECE], "more_body": True})
+        last = body[max(0, (len(body) - 1) // PIECE * PIECE) :]
+        await timed({**message, "body": last} if body else message)
+
+    async def timed(message: Message) -> None:
         try:
             async with asyncio.timeout(STALLED):
                 await send(message)
