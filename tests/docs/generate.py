@@ -275,6 +275,10 @@ def label_names(collector: Any) -> tuple[str, ...]:
     return tuple(getattr(collector, "_labelnames", getattr(collector, "label_names", ())))
 
 
+LOG_LEVELS = {level: level for level in ("debug", "info", "warn", "error")} | {"exception": "error", "members": "info"}
+"""By a logger's method."""
+
+
 def log_rows(packages: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Every fixed phrase that is logged, by a call or on behalf of an error."""
     import_all()
@@ -290,14 +294,13 @@ def log_rows(packages: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr in ("debug", "info", "warn", "error", "exception")
+                and node.func.attr in LOG_LEVELS
                 and isinstance(node.func.value, ast.Name)
                 and node.func.value.id in ("log", "_log")
                 and node.args
                 and isinstance(node.args[0], ast.Constant)
             ):
-                level = "error" if node.func.attr == "exception" else node.func.attr
-                yield str(node.args[0].value), level, f"`{'.'.join(module.split('.')[:2])}`"
+                yield str(node.args[0].value), LOG_LEVELS[node.func.attr], f"`{'.'.join(module.split('.')[:2])}`"
 
 
 def belongs(module: str, packages: tuple[str, ...]) -> bool:
