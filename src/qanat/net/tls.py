@@ -316,12 +316,13 @@ class TLSLayer(Layer):
         self._pumping = True
         data, self._unread = self._unread, b""
         position, size, engine = 0, len(data), self._engine
+        record: bytes | memoryview
         try:
             while position < size and not self._paused and not self._closing:
                 if size > HEADER_SIZE and data[3] << 8 | data[4] == size - HEADER_SIZE:
                     record, position = data, size  # the common case: one record, all of it
                 elif end := end_of_record(data, position):
-                    record, position = data[position:end], end
+                    record, position = memoryview(data)[position:end], end
                 else:
                     break
                 plaintext = engine.open(record)

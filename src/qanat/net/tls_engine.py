@@ -55,7 +55,7 @@ class TLSEngine:
             self._leave()
         return rest
 
-    def open(self, record: bytes) -> bytes | None:
+    def open(self, record: bytes | memoryview) -> bytes | None:
         """The plaintext of one record; empty for the peer's close_notify, None for a message of TLS's own."""
         self._incoming.write(record)
         try:
