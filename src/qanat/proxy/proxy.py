@@ -56,6 +56,7 @@ class Proxy:
         self._sessions: set[InnerSession] = set()
         self._all_gone = asyncio.Event()
         self._all_gone.set()
+        self._hooks = self._choose, self._count_handshake, self._forget_session  # bound once, not for each session
         self._door = StreamDoor(self)
         routes = self._build_routes(config)
         self.forwarder = Forwarder(RouteTable(routes, config.tunnel_domain), self.metrics, config.limits.requests)
@@ -88,9 +89,7 @@ class Proxy:
 
     def accept_stream(self) -> WebSocketServer:
         """The protocol for one tunnel stream, after its upgrade."""
-        session = InnerSession(
-            self.certificate.context, self._gate, self._choose, self._count_handshake, self._forget_session
-        )
+        session = InnerSession(self.certificate.context, self._gate, *self._hooks)
         self._sessions.add(session)
         self._all_gone.clear()
         self.metrics.websockets.set(len(self._sessions))
