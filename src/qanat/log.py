@@ -49,7 +49,7 @@ class LineWriter(logging.Handler):
         self._stream = stream
         self._lines: list[str] = []
         self._flushing_on: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._gathering = False
         atexit.register(self.flush)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -60,7 +60,7 @@ class LineWriter(logging.Handler):
         self._lines.append(line)
         if urgent:
             self.flush()
-        elif self._timer is not None or not self._flush_is_due():
+        elif self._gathering or not self._flush_is_due():
             self._flush_in(0.0)
 
     def gather(self, line: str) -> None:
@@ -73,27 +73,22 @@ class LineWriter(logging.Handler):
         return self._flushing_on is not None and not self._flushing_on.is_closed()
 
     def _flush_in(self, delay: float) -> None:
-        self._forget_timer()
         try:
-            loop = self._flushing_on = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             self.flush()
             return
-        if delay:
-            self._timer = loop.call_later(delay, self.flush)
+        self._flushing_on, self._gathering = loop, bool(delay)
+        if delay:  # never cancelled, for a line may come from another thread: at worst it fires for nothing
+            loop.call_later(delay, self.flush)
         else:
             loop.call_soon(self.flush)
-
-    def _forget_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def flush(self) -> None:
         """Write what waits. A stream that is gone loses it: there is nowhere to say so."""
         with self.lock or contextlib.nullcontext():
-            lines, self._lines, self._flushing_on = self._lines, [], None
-            self._forget_timer()
+            lines, self._lines = self._lines, []
+            self._flushing_on, self._gathering = None, False
             if lines:
                 with contextlib.suppress(ValueError, OSError):
                     self._stream.write("\n".join(lines) + "\n")

@@ -91,8 +91,8 @@ async def test_a_request_finishes_on_the_route_it_began_on(pki: TestPKI, tmp_pat
 async def test_connections_that_a_new_list_forbids_are_closed(pki: TestPKI, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     async with upstream_running(echo) as upstream:
-        write(path, pki, {"echo": upstream.url})
         patient = {**LOOPBACK, "idle_timeout": "1h"}
+        write(path, pki, {"echo": upstream.url}, upstream=patient)
         async with proxy_running(pki, {"echo": upstream.url}, reload=RELOAD, config_path=path, upstream=patient) as end:
             assert await status(end, "echo") == 200
             write(path, pki, {"echo": upstream.url}, upstream={"allowed_ips": ["10.0.0.0/8"]})

@@ -52,7 +52,8 @@ class Tap:
 
     def __init__(self) -> None:
         with ExitStack() as files:
-            self.lines = files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n"))
+            # Bytes: CPython 3.11's text files spoil what one thread writes while another flushes (gh-119506).
+            self.lines = files.enter_context(tempfile.TemporaryFile())
             self._files = files.pop_all()
         self._patch = pytest.MonkeyPatch()
         self._formatter = JSONFormatter()
@@ -85,12 +86,12 @@ class Tap:
 
     def _write(self, logger: Logger, level: int, msg: str, fields: Fields) -> None:
         line = self._formatter.line(0.0, level, msg, logger._logger.name, fields)
-        self.lines.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '-')}\t{line}\n")
+        self.lines.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '-')}\t{line}\n".encode())
 
     def leaks(self) -> Iterator[str]:
         """Test by test, what was found in which line."""
         self.lines.seek(0)
-        for entry in self.lines:
+        for entry in map(bytes.decode, self.lines):
             test, _, line = entry.partition("\t")
             for leak in leaks_in(line):
                 yield f"{test}: {leak} in {line.strip()}"
