@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from tests.support.proxy import DOMAIN, TestPKI, proxy_running, upstream_running
+import pytest
+
+from qanat.proxy import inbound
+from qanat.proxy.incoming import IncomingRequest
+from tests.support.proxy import DOMAIN, TestPKI, proxy_running, until, upstream_running
 from tests.support.weight import count_alive
 
 ASK = f"GET /mcp HTTP/1.1\nHost: echo.{DOMAIN}"
@@ -33,3 +37,19 @@ async def test_idle_sessions_have_neither_buffers_nor_timers_of_their_own(pki: T
         assert after[timer.__name__] < before[timer.__name__] + 6
         assert end.proxy.websockets == 8
         end.hang_up()
+
+
+async def test_a_session_at_rest_lets_go_of_the_last_request_and_of_its_token(
+    pki: TestPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> int:
+        return count_alive(IncomingRequest)["IncomingRequest"]
+
+    monkeypatch.setattr(inbound, "FORGET_AFTER", 0.05)
+    async with upstream_running() as upstream, proxy_running(pki, {"echo": upstream.url}) as end:
+        inner = await end.connect("http/1.1")
+        before = kept()
+        for _ in range(2):  # what it let go of is read again, and again let go of
+            assert (await inner.ask(f"{ASK}\nAuthorization: Bearer of-this-caller")).status == 200
+            await until(lambda: kept() == before)
+        inner.abort()

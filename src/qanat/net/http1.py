@@ -157,6 +157,10 @@ class MessageReader(Codec[HTTPEvent]):
         finally:
             self.waiting = data[position:] if position else data
 
+    def forget(self) -> None:
+        """Let go of the last head."""
+        self._last_head, self._last = b"", None
+
     def receive_eof(self) -> None:
         """The peer ended its direction: the end of a body that only its end delimits. Raises `UnexpectedEnd`."""
         if self._state == self._read_until_close:

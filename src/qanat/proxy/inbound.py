@@ -10,6 +10,9 @@ from collections.abc import Callable
 from qanat.net.alarm import Alarm, call_in
 from qanat.net.layer import as_transport
 
+FORGET_AFTER = 2.0
+"""Seconds of rest after which a connection lets go of what it remembers of its last request: it may be secret."""
+
 
 class Inbound(asyncio.Protocol):
     """One inner connection. It is closed after `idle_timeout` seconds without a request."""
@@ -48,11 +51,27 @@ class Inbound(asyncio.Protocol):
         """None is going on."""
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
-            self._idle_timer = call_in(self._idle_timeout, self._look)
+            self._look_in(self._idle_timeout)
+
+    def _look_in(self, seconds: float) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._idle_timer = call_in(seconds, self._look)
 
     def _look(self) -> None:
-        left = self._idle_since + self._idle_timeout - self._loop.time()
-        if left <= 0:
+        idle = self._loop.time() - self._idle_since  # minus infinity while busy
+        if idle >= self._idle_timeout:
             self.transport.close()
-        else:  # at rest for less, or busy
-            self._idle_timer = call_in(min(left, self._idle_timeout), self._look)
+            return
+        if 0 <= idle < FORGET_AFTER:
+            self._look_soon()
+            return
+        self.forget()  # long at rest, or busy with what may be a stream of hours
+        self._look_in(self._idle_timeout - max(idle, 0))
+
+    def _look_soon(self) -> None:
+        """Something of a request is being remembered."""
+        self._look_in(min(FORGET_AFTER, self._idle_timeout))
+
+    def forget(self) -> None:
+        """Let go of what is remembered of the last request."""

@@ -86,6 +86,10 @@ class HTTP1Inbound(Inbound):
         if self._exchange is not None:
             self._exchange.caller_drained()
 
+    def forget(self) -> None:
+        self._head = self._request = None
+        self._reader.forget()
+
     # Reading.
 
     def _hear_events(self) -> None:
@@ -115,6 +119,8 @@ class HTTP1Inbound(Inbound):
             except ProxyError as error:
                 self._refuse_with(error)
                 return
+            if self._request is None:
+                self._look_soon()
             self._head, self._request = event, request
         if b"connection" in request.headers.by_name and b"close" in tokens(request.headers, b"connection"):
             self._close_after = True
