@@ -6,6 +6,7 @@ import os
 import platform
 import ssl
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ def describe_machine() -> dict[str, str]:
         "cpu": _cpu_model(),
         "cores": str(len(os.sched_getaffinity(0))),
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()}, {_python_origin()}",
         "qanat": f"qanat {version('qanat')}{_revision()}",
         "uvloop": f"uvloop {version('uvloop')}",
         "openssl": ssl.OPENSSL_VERSION,
@@ -33,6 +34,11 @@ def describe_machine() -> dict[str, str]:
 def _cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+
+
+def _python_origin() -> str:
+    """Distributions optimise their interpreters by profile, which is worth a tenth; one built by hand may not be."""
+    return "the system's build" if sys.base_prefix == "/usr" else "a build of its own"
 
 
 def _revision() -> str:
