@@ -17,6 +17,7 @@ from uuid import UUID
 import httpx2
 from pydantic import SecretStr, ValidationError
 
+from qanat.api.event_backlog import EventsRefused
 from qanat.api.internal import Change, Credential, EventBatch, Message, Principal, TunnelRecord, Watches
 from qanat.errors import QanatError
 from qanat.ids import WorkspaceID
@@ -88,8 +89,10 @@ class ControlClient:
         return await self._get_tunnel({"domain": domain})
 
     async def send_events(self, batch: EventBatch) -> None:
-        """Hand over at most 1,000 events. Raises `ControlUnavailable`."""
-        await self._request("POST", "/internal/v1/events", body=batch.model_dump_json())
+        """Hand over at most 1,000 events. Raises `ControlUnavailable`, or `EventsRefused` when it never will."""
+        never = (400, 413, 422)
+        if await self._request("POST", "/internal/v1/events", body=batch.model_dump_json(), absent=never) is None:
+            raise EventsRefused
 
     async def watches(self) -> Watches:
         """The routes to probe. Raises `ControlUnavailable`."""

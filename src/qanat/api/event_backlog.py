@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 from uuid import uuid4
 
 from qanat.api.internal import Event, EventBatch
 from qanat.clock import Clock
+from qanat.errors import QanatError
 from qanat.ids import TunnelID
+from qanat.log import get_logger
 
 MAX_QUEUE = 10_000
 MAX_BATCH = 1_000
@@ -17,8 +20,22 @@ MAX_BATCH = 1_000
 Field = str | int | float | bool | None
 
 
+_log = get_logger("qanat.api")
+
+
+@dataclass(eq=False)
+class EventsRefused(QanatError):
+    """The control plane will never take this batch: it is of another version, or the batch is broken."""
+
+    code: ClassVar[str] = "events_refused"
+    status: ClassVar[int] = 502
+
+    def __str__(self) -> str:
+        return "control plane refused events"
+
+
 class EventSink(Protocol):
-    """Who stores events. Raises `QanatError` when it cannot now."""
+    """Who stores events. Raises `EventsRefused` for what it will never take, or another error when it cannot now."""
 
     async def send_events(self, batch: EventBatch) -> None: ...
 
@@ -52,6 +69,7 @@ class EventBacklog:
         """One batch, `first` at its head. Raises what the sink raises; the events are kept then.
 
         Next time the same batch goes under the same id, since nobody knows whether it arrived: only its answer failed.
+        A batch that is refused is dropped, or nothing would ever be told again.
         """
         if not self._events and not self._underway.events:
             await sink.send_events(EventBatch(events=first))
@@ -61,6 +79,11 @@ class EventBacklog:
             events = tuple(self._events.popleft() for _ in range(size))
             self._underway = EventBatch(id=uuid4().hex, events=(*first, *events))
         batch = self._underway
-        await sink.send_events(batch)
+        try:
+            await sink.send_events(batch)
+        except EventsRefused as error:
+            _log.error("events dropped", reason=str(error), events=len(batch.events))
+            for _ in batch.events:
+                self._on_dropped()
         if self._underway is batch:
             self._underway = EventBatch(events=())
