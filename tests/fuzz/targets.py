@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +31,7 @@ from qanat.wire.client_hello import read_client_hello
 from qanat.wire.codec import Codec
 from qanat.wire.control_stream import ControlClient, ControlServer, RegisterReceived
 from qanat.wire.http2 import HTTP2Connection
+from qanat.wire.http2.events import DataReceived
 from qanat.wire.registration import ConnectionDetails
 from qanat.wire.rpc import RPCClient, RPCServer
 from qanat.wire.token import TunnelToken, parse_token
@@ -73,19 +74,22 @@ def canonical(events: list[Any]) -> list[Any]:
         elif not _is_payload(event):
             result.append(event)
         elif result and _continues(result[-1], event):
-            result[-1] = replace(result[-1], data=result[-1].data + event.data)
+            result[-1] = _with_payload(event, result[-1].data + event.data)
         elif event.data:
             result.append(event)
     return result
 
 
 def _is_payload(event: Any) -> bool:
-    return is_dataclass(event) and isinstance(getattr(event, "data", None), bytes)
+    return (is_dataclass(event) or isinstance(event, DataReceived)) and isinstance(getattr(event, "data", None), bytes)
+
+
+def _with_payload(event: Any, data: bytes) -> Any:
+    return event._replace(data=data) if isinstance(event, DataReceived) else replace(event, data=data)
 
 
 def _continues(last: Any, event: Any) -> bool:
-    others = [field.name for field in fields(event) if field.name != "data"]
-    return type(last) is type(event) and all(getattr(last, name) == getattr(event, name) for name in others)
+    return type(last) is type(event) and bool(_with_payload(last, b"") == _with_payload(event, b""))
 
 
 def incremental_target(make: Callable[[], Callable[[bytes], object]], *samples: bytes) -> Target:
