@@ -60,15 +60,16 @@ async def test_a_caller_who_takes_nothing_any_more_counts_as_gone(monkeypatch: p
 
 
 async def test_events_of_a_writer_who_is_cancelled_while_it_waits_go_out_with_the_next() -> None:
-    room, sent = asyncio.Event(), list[bytes]()
+    sending, room, sent = asyncio.Event(), asyncio.Event(), list[bytes]()
 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message.get("body", b""))
+        sending.set()
         await room.wait()
 
     writer = EventWriter(send, {}, 60)
     first = asyncio.create_task(writer.emit([{"type": "a"}]))
-    await asyncio.sleep(0)
+    await asyncio.wait_for(sending.wait(), 20)
     second = asyncio.create_task(writer.emit([{"type": "b"}]))
     await asyncio.sleep(0)
     second.cancel()

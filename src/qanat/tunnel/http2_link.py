@@ -89,11 +89,7 @@ class Stream(asyncio.Transport):
             self._writer_paused = True
             link.codec.notify_below(self.stream_id, LOW_WATER)
             self._protocol.pause_writing()
-        link.gathered += len(data)
-        if link.gathered >= GATHER:
-            link.write_out()
-        if not link.flushing:
-            link.flush_soon()
+        link.sent(len(data))
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
@@ -169,8 +165,7 @@ class Stream(asyncio.Transport):
         if self._closing:
             self.link.codec.acknowledge(self.stream_id, len(data))
         elif self._reading and not self._unread:
-            self._protocol.data_received(data)
-            self.link.codec.acknowledge(self.stream_id, len(data))
+            self._pass_on(data)
         else:
             self._unread += data  # also when reading has just been resumed: what waits goes first
 
@@ -223,12 +218,15 @@ class Stream(asyncio.Transport):
         unread, self._unread = len(self._unread), bytearray()
         self.link.codec.acknowledge(self.stream_id, unread)
 
+    def _pass_on(self, data: bytes) -> None:
+        self._protocol.data_received(data)
+        self.link.codec.acknowledge(self.stream_id, len(data))
+
     def _read_on(self) -> None:
         while self._unread and self._reading and not self._closing:
             piece = bytes(self._unread[:READ_SIZE])
             del self._unread[:READ_SIZE]
-            self._protocol.data_received(piece)
-            self.link.codec.acknowledge(self.stream_id, len(piece))
+            self._pass_on(piece)
         if self._ended and not self._unread and not self._closing:
             self.ended_by_peer()
             if self._finished:
@@ -254,11 +252,8 @@ class Link(asyncio.Protocol, ABC):
         self.loop = asyncio.get_running_loop()
         self.streams: dict[int, Stream] = {}
         self._keep_alive = keep_alive or KeepAlive()
-        self._closing = self._crowded = False
-        self.flushing = False
-        """What is written now will go out by itself, at the end of this turn of the loop."""
-        self.gathered = 0
-        """Bytes of payload written since the codec's output last went out."""
+        self._flushing = self._closing = self._crowded = False
+        self._gathered = 0
         self._heard = self._forgiven = self.loop.time()
         self._pulse: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -279,7 +274,7 @@ class Link(asyncio.Protocol, ABC):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
-        self.flushing = True  # what is written meanwhile goes out below, all at once
+        self._flushing = True  # what is written meanwhile goes out below, all at once
         try:
             self.codec.receive_data(data)
         except ProtocolError as error:
@@ -336,20 +331,26 @@ class Link(asyncio.Protocol, ABC):
 
     def flush_soon(self) -> None:
         """Write what the codec has, once this turn of the loop is over."""
-        if not self.flushing:
-            self.flushing = True
+        if not self._flushing:
+            self._flushing = True
             self.loop.call_soon(self.flush)
+
+    def sent(self, size: int) -> None:
+        """A stream has given the codec so many bytes: write them once the turn is over, or now if they are many."""
+        self._gathered += size
+        if self._gathered >= GATHER:
+            self._write_out()
+        self.flush_soon()
 
     def flush(self) -> None:
         """Write what the codec has."""
         self._dispatch()
-        self.flushing = False
-        self.write_out()
+        self._flushing = False
+        self._write_out()
         self._dispatch()
 
-    def write_out(self) -> None:
-        """Write what the codec has, without waiting for the turn to be over."""
-        self.gathered = 0
+    def _write_out(self) -> None:
+        self._gathered = 0
         if self._lost.done():
             return
         while data := self.codec.data_to_send():

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from qanat.api.internal import Event, EventBatch
@@ -25,7 +24,7 @@ from qanat.control.operations.history import cursor_after, read_cursor_number
 from qanat.control.operations.pages import PageRequest
 from qanat.control.operations.tunnels import find_tunnel
 from qanat.control.operations.watches import WatchedRoutes
-from qanat.control.store.database import insert_new
+from qanat.control.store.database import insert_into, insert_new
 from qanat.control.store.tables import EventBatchRow, EventRow, OpenStreamsRow, TrafficRow, TunnelRow
 
 NOT_KEPT = ("traffic", "canary", "node_alive")
@@ -125,10 +124,9 @@ async def _add_traffic(session: AsyncSession, events: Sequence[Event]) -> None:
     for event in events:
         if event.tunnel_id is not None and event.kind in ("traffic", "call"):
             _add_event(sums[event.tunnel_id[:128], _minute(event)], event)
-    dialect = _dialect(session)
     for (tunnel_id, minute), point in sorted(sums.items()):
         values = {name: point[name] for name in (*SUMS, *PEAKS)}
-        statement = dialect.insert(TrafficRow).values(tunnel_id=tunnel_id, minute=minute, **values)
+        statement = insert_into(session, TrafficRow).values(tunnel_id=tunnel_id, minute=minute, **values)
         added: dict[str, Any] = {name: getattr(TrafficRow, name) + values[name] for name in SUMS}
         for name in PEAKS:
             column = getattr(TrafficRow, name)
@@ -143,9 +141,11 @@ async def _add_open_streams(session: AsyncSession, events: Sequence[Event]) -> N
         if event.tunnel_id is not None and event.kind == "traffic" and (found := _whole(event, "streams_open")):
             key = event.tunnel_id[:128], _minute(event), event.node[:128]
             most[key] = max(most[key], found)
-    dialect, column = _dialect(session), OpenStreamsRow.most
+    column = OpenStreamsRow.most
     for (tunnel_id, minute, node), found in sorted(most.items()):
-        statement = dialect.insert(OpenStreamsRow).values(tunnel_id=tunnel_id, minute=minute, node=node, most=found)
+        statement = insert_into(session, OpenStreamsRow).values(
+            tunnel_id=tunnel_id, minute=minute, node=node, most=found
+        )
         more = {"most": case((column < found, found), else_=column)}
         await session.execute(
             statement.on_conflict_do_update(index_elements=["tunnel_id", "minute", "node"], set_=more)
@@ -154,10 +154,6 @@ async def _add_open_streams(session: AsyncSession, events: Sequence[Event]) -> N
 
 def _minute(event: Event) -> datetime:
     return event.time.replace(second=0, microsecond=0)
-
-
-def _dialect(session: AsyncSession) -> Any:
-    return postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
 
 
 def _add_event(point: Counter[str], event: Event) -> None:

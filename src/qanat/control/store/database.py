@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Insert, event, insert
+from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, StatementError
@@ -133,13 +133,12 @@ def _sqlite_engine(url: URL, *, begin: str, pool_size: int) -> AsyncEngine:
     return engine
 
 
+def insert_into(session: AsyncSession, table: type[Any]) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that may say what to do on conflict: each database has its own."""
+    return postgresql.insert(table) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(table)
+
+
 async def insert_new(session: AsyncSession, table: type[Any], **values: object) -> bool:
     """Insert a row unless one with the same key exists. Returns whether it was inserted."""
-    backend = session.get_bind().dialect.name
-    statement: Insert = insert(table)
-    if backend == "sqlite":
-        statement = sqlite.insert(table).on_conflict_do_nothing()
-    elif backend == "postgresql":
-        statement = postgresql.insert(table).on_conflict_do_nothing()
-    result = await session.execute(statement.values(**values))
+    result = await session.execute(insert_into(session, table).values(**values).on_conflict_do_nothing())
     return bool(getattr(result, "rowcount", 0) == 1)
