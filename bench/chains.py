@@ -285,7 +285,7 @@ def _nginx(port: int, upstream: int, directory: Path) -> str:
 daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr error;
 events {{ worker_connections 16384; }}
 http {{
-  access_log off; keepalive_requests 10000000; client_max_body_size 0; proxy_buffering off;
+  access_log {directory}/nginx-access.log; keepalive_requests 10000000; client_max_body_size 0; proxy_buffering off;
   upstream mcp {{ server 127.0.0.1:{upstream}; keepalive 512; keepalive_requests 10000000; }}
   server {{
     listen 127.0.0.1:{port} ssl; ssl_certificate {directory}/tls.crt; ssl_certificate_key {directory}/tls.key;

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import ssl
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +19,7 @@ from typing import Any
 import httptools
 import uvloop
 
-from qanat.net.layer import as_transport
-from qanat.net.tls import TLSClient
-from qanat.net.websocket import WebSocketClient
+from bench.layers import TLS, Layer, Stack, WebSocket
 
 CALL_BODY = json.dumps(
     {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": {"q": "z" * 900}}}
@@ -63,48 +59,11 @@ class Tally:
     cpu_begun: float = 0.0
 
 
-class Upgrade(asyncio.Protocol):
-    """Asks for the WebSocket, then hands the connection to the layer above."""
+class Session(Stack):
+    """One HTTP/1.1 client connection; `ready` when it stands, then one request at a time."""
 
-    def __init__(self, above: asyncio.Protocol, host: str) -> None:
-        self._above, self._host, self._head, self._done = above, host, b"", False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
-        self._transport = transport
-        key = b64encode(os.urandom(16)).decode()
-        transport.write(
-            f"GET / HTTP/1.1\r\nHost: {self._host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-
-    def data_received(self, data: bytes) -> None:
-        if self._done:
-            self._above.data_received(data)
-            return
-        head, found, rest = (self._head + data).partition(b"\r\n\r\n")
-        if not found:
-            self._head = head
-            return
-        if not head.startswith(b"HTTP/1.1 101"):
-            raise RuntimeError(f"no upgrade: {head[:200]!r}")
-        self._done = True
-        self._transport.set_protocol(self._above)
-        self._above.connection_made(self._transport)
-        if rest:
-            self._above.data_received(rest)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._done:
-            self._above.connection_lost(exc)
-        else:
-            raise RuntimeError(f"closed before the upgrade: {exc}")
-
-
-class Session(asyncio.Protocol):
-    """One HTTP/1.1 client connection; `on_ready` when it stands, then one request at a time."""
-
-    def __init__(self, host: str, tally: Tally) -> None:
+    def __init__(self, host: str, layers: list[Layer], tally: Tally) -> None:
+        super().__init__(layers)
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self._host, self._tally = host, tally
@@ -112,40 +71,51 @@ class Session(asyncio.Protocol):
         self.rest: tuple[int, float] | None = None
         """After so many bytes, read nothing for so many seconds."""
         self._taken = 0
+        self._pieces = self._size = 0
+        self._piece = b""
+        self._known_size, self._known_body = 0, b""
+        """An answer that came in one piece. One like it need not be parsed, so that little is spent here."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
-        self.transport = transport
+    def opened(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        if not self.ready.done():
-            self.ready.set_result(None)
+        self.ready.set_result(None)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def lost(self, error: Exception) -> None:
         if not self.ready.done():
-            self.ready.set_exception(exc or ConnectionResetError("closed"))
+            self.ready.set_exception(error)
         else:
             self._tally.failed += 1
             self._on_done()
 
-    def fail(self, error: Exception) -> None:
-        """A layer below could not be set up."""
-        if not self.ready.done():
-            self.ready.set_exception(error)
-
-    def request(self, method: str, path: str, body: bytes, on_done: Callable[[], None]) -> None:
-        """Send a request; `on_done` when its answer is complete."""
-        self._on_done, self._begun = on_done, time.perf_counter()
+    def message(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """A request as it goes over the wire."""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
             f"Accept: application/json, text/event-stream\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
+        return head.encode() + body
 
-    def data_received(self, data: bytes) -> None:
+    def request(self, message: bytes, on_done: Callable[[], None]) -> None:
+        """Send a request; `on_done` when its answer is complete."""
+        self._on_done, self._pieces, self._size = on_done, 0, 0
+        self._begun = time.perf_counter()
+        self.send(message)
+
+    def received(self, data: bytes) -> None:
+        if len(data) == self._known_size and not self._pieces and self._is_known(data):
+            self._tally.bytes += len(self._known_body)
+            self._complete()
+            return
+        self._pieces += 1
+        self._piece = data if self._pieces == 1 else b""
         self._parser.feed_data(data)
+
+    def _is_known(self, data: bytes) -> bool:
+        return data.startswith(b"HTTP/1.1 200 ") and data.endswith(self._known_body)
 
     def on_body(self, data: bytes) -> None:
         self._tally.bytes += len(data)
+        self._size += len(data)
         self._tally.events += data.count(b"\n\n")
         self._taken += len(data)
         if self.rest is not None and self._taken >= self.rest[0]:
@@ -154,6 +124,14 @@ class Session(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self.rest[1], self.transport.resume_reading)
 
     def on_message_complete(self) -> None:
+        if self._parser.get_status_code() != 200:
+            self._tally.failed += 1
+        if self._pieces == 1:
+            self._known_size, self._known_body = len(self._piece), self._piece[-self._size :]
+        self._piece = b""
+        self._complete()
+
+    def _complete(self) -> None:
         self._tally.latencies.append(time.perf_counter() - self._begun)
         self._tally.calls += 1
         self._on_done()
@@ -173,11 +151,8 @@ class Dialler:
 
     async def open(self) -> Session:
         """A session ready for requests."""
-        session = Session(self._target.host, self._tally)
-        protocol: asyncio.Protocol = session
-        for layer in reversed(self._target.layers):
-            protocol = self._wrap(layer, protocol, session)
-        await asyncio.get_running_loop().create_connection(lambda: protocol, sock=await self._connect())
+        session = Session(self._target.host, [self._layer(name) for name in self._target.layers], self._tally)
+        await asyncio.get_running_loop().create_connection(lambda: session, sock=await self._connect())
         async with asyncio.timeout(60):
             await session.ready
         return session
@@ -191,15 +166,12 @@ class Dialler:
         await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", self._target.port))
         return connected
 
-    def _wrap(self, layer: str, above: asyncio.Protocol, session: Session) -> asyncio.Protocol:
-        host = self._target.host
-        if layer == "websocket":
-            return Upgrade(WebSocketClient(above), host)
-        outer = layer == "outer"
-        context = self._outer if outer else self._inner
+    def _layer(self, name: str) -> Layer:
+        if name == "websocket":
+            return WebSocket(self._target.host)
+        context = self._outer if name == "outer" else self._inner
         assert context is not None
-        name = self._target.outer_name if outer else host
-        return TLSClient(above, context, name, on_failure=session.fail, handshake_timeout=60)
+        return TLS(context, self._target.outer_name if name == "outer" else self._target.host)
 
 
 async def open_all(dialler: Dialler, count: int, at_once: int = 32) -> list[Session]:
@@ -223,24 +195,28 @@ async def run_calls(dialler: Dialler, tally: Tally, job: dict[str, Any]) -> None
 
 async def _closed_loop(sessions: list[Session], tally: Tally, total: int) -> None:
     done = asyncio.get_running_loop().create_future()
+    message = sessions[0].message("POST", "/call", CALL_BODY)
     started = 0
     finished = 0
 
-    def next_call(session: Session) -> None:
-        nonlocal started
-        if started < total:
-            started += 1
-            session.request("POST", "/call", CALL_BODY, lambda: complete(session))
+    def loop(session: Session) -> None:
+        def next_call() -> None:
+            nonlocal started
+            if started < total:
+                started += 1
+                session.request(message, complete)
 
-    def complete(session: Session) -> None:
-        nonlocal finished
-        finished += 1
-        if finished == total and not done.done():
-            done.set_result(None)
-        next_call(session)
+        def complete() -> None:
+            nonlocal finished
+            finished += 1
+            if finished == total and not done.done():
+                done.set_result(None)
+            next_call()
+
+        next_call()
 
     for session in sessions:
-        next_call(session)
+        loop(session)
     await done
 
 
@@ -315,7 +291,7 @@ async def _weigh() -> None:
 async def _all_done(sessions: list[Session], method: str, path: str, body: bytes = b"") -> None:
     waits = [asyncio.Event() for _ in sessions]
     for session, wait in zip(sessions, waits, strict=True):
-        session.request(method, path, body, wait.set)
+        session.request(session.message(method, path, body), wait.set)
     for wait in waits:
         await wait.wait()
 

@@ -1,0 +1,198 @@
+"""The load's side of a chain: TLS and WebSocket as a client speaks them, written to cost little.
+
+Apart from the product's own layers on purpose: what the product saves must not make its load cheaper too. Pull-style:
+bytes in, bytes out, no tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Protocol
+
+from websockets.speedups import apply_mask
+
+from qanat.net.layer import as_transport
+
+CHUNK = 64 * 1024
+_BINARY, _CONTROL = 0x82, 8
+_MEDIUM = bytes((_BINARY, 126))
+
+
+class Layer(Protocol):
+    """One layer, from the client's side."""
+
+    def hello(self) -> bytes:
+        """What to send first."""
+
+    def step(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Go on with the handshake: what to send, and, once it is done, what came behind it."""
+
+    def receive(self, data: bytes) -> bytes:
+        """Take off this layer."""
+
+    def wrap(self, data: bytes) -> bytes:
+        """Put on this layer."""
+
+
+class TLS:
+    """A TLS session."""
+
+    def __init__(self, context: ssl.SSLContext, name: str) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+
+    def hello(self) -> bytes:
+        return self.step(b"")[0]
+
+    def step(self, data: bytes) -> tuple[bytes, bytes | None]:
+        self._incoming.write(data)
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return self._outgoing.read(), None
+        return self._outgoing.read(), self.receive(b"")
+
+    def receive(self, data: bytes) -> bytes:
+        self._incoming.write(data)
+        pieces = []
+        try:
+            while self._incoming.pending:
+                pieces.append(self._tls.read(16384))
+        except ssl.SSLWantReadError:
+            pass
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def wrap(self, data: bytes) -> bytes:
+        self._tls.write(data)
+        return self._outgoing.read()
+
+
+class WebSocket:
+    """A WebSocket, from its upgrade on."""
+
+    def __init__(self, host: str) -> None:
+        self._host, self._rest = host, b""
+
+    def hello(self) -> bytes:
+        key = b64encode(os.urandom(16)).decode()
+        return (
+            f"GET / HTTP/1.1\r\nHost: {self._host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        ).encode()
+
+    def step(self, data: bytes) -> tuple[bytes, bytes | None]:
+        self._rest += data
+        head, found, rest = self._rest.partition(b"\r\n\r\n")
+        if not found:
+            return b"", None
+        if not head.startswith(b"HTTP/1.1 101"):
+            raise ConnectionError(f"no upgrade: {head[:200]!r}")
+        self._rest = b""
+        return b"", self.receive(rest)
+
+    def receive(self, data: bytes) -> bytes:
+        if len(data) > 4 and data[:2] == _MEDIUM and not self._rest and len(data) == 4 + (data[2] << 8 | data[3]):
+            return data[4:]  # the common case: one frame, all of it
+        data = self._rest + data
+        pieces, position = [], 0
+        while frame := _frame(data, position):
+            start, end = frame
+            if data[position] & 0x0F < _CONTROL:  # pings go unanswered: no connection lives until that is missed
+                pieces.append(data[start:end])
+            position = end
+        self._rest = data[position:]
+        return b"".join(pieces)
+
+    def wrap(self, data: bytes) -> bytes:
+        mask, size = os.urandom(4), len(data)
+        if size < 126:
+            head = bytes((_BINARY, 0x80 | size))
+        elif size < 65536:
+            head = bytes((_BINARY, 0xFE, size >> 8, size & 0xFF))
+        else:
+            head = bytes((_BINARY, 0xFF)) + size.to_bytes(8, "big")
+        return head + mask + apply_mask(data, mask)
+
+
+def _frame(data: bytes, position: int) -> tuple[int, int] | None:
+    """Where the payload of the frame at `position` begins and ends; None while it is not whole."""
+    if len(data) - position < 2:
+        return None
+    size = data[position + 1]
+    start = position + (2 if size < 126 else 4 if size == 126 else 10)
+    if size >= 126:
+        size = int.from_bytes(data[position + 2 : start], "big")
+    return (start, start + size) if start + size <= len(data) else None
+
+
+class Stack(asyncio.Protocol):
+    """A connection and its layers, outermost first. Whoever is on top overrides `opened`, `received` and `lost`."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self._unopened = layers
+        self._receive: list[Callable[[bytes], bytes]] = []
+        self._wrap: list[Callable[[bytes], bytes]] = []
+        """Of the layers that are open, in the order in which each direction goes through them."""
+
+    def opened(self) -> None:
+        """Every layer stands."""
+
+    def received(self, data: bytes) -> None:
+        """What came through all of them."""
+
+    def lost(self, error: Exception) -> None:
+        """The connection is over."""
+
+    def send(self, data: bytes) -> None:
+        """Through all layers that are open."""
+        for start in range(0, len(data), CHUNK):
+            piece = data[start : start + CHUNK]
+            for wrap in self._wrap:
+                piece = wrap(piece)
+            self.transport.write(piece)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = as_transport(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost(exc or ConnectionResetError("closed"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for receive in self._receive:
+                data = receive(data)
+            if self._unopened:
+                self._step(data)
+            elif data:
+                self.received(data)
+        except (ssl.SSLError, ConnectionError) as error:
+            self.lost(error)
+            self.transport.abort()
+
+    def _begin(self) -> None:
+        if self._unopened:
+            self.send(self._unopened[0].hello())
+        else:
+            self.opened()
+
+    def _step(self, data: bytes) -> None:
+        layer = self._unopened[0]
+        outgoing, rest = layer.step(data)
+        self.send(outgoing)
+        if rest is None:
+            return
+        del self._unopened[0]
+        self._receive.append(layer.receive)
+        self._wrap.insert(0, layer.wrap)
+        self._begin()
+        if rest and self._unopened:
+            self._step(rest)
+        elif rest:
+            self.received(rest)
