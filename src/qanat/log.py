@@ -12,10 +12,12 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
+from select import PIPE_BUF
 from typing import ClassVar, Literal, TextIO
 
 quote = encode_basestring_ascii
@@ -91,8 +93,33 @@ class LineWriter(logging.Handler):
             self._flushing_on, self._gathering = None, False
             if lines:
                 with contextlib.suppress(ValueError, OSError):
-                    self._stream.write("\n".join(lines) + "\n")
-                    self._stream.flush()
+                    self._put(lines)
+
+    def _put(self, lines: list[str]) -> None:
+        self._stream.write("\n".join(lines) + "\n")
+        self._stream.flush()
+
+
+class SharedLineWriter(LineWriter):
+    """The same where other processes write to the stream too: no line cuts another's.
+
+    A pipe takes up to `PIPE_BUF` bytes at once, whoever else writes: so many whole lines go with each system call. A
+    line that is longer goes alone.
+    """
+
+    def _put(self, lines: list[str]) -> None:
+        group = b""
+        for line in lines:
+            data = f"{line}\n".encode(errors="backslashreplace")
+            if group and len(group) + len(data) > PIPE_BUF:
+                self._write_all(group)
+                group = b""
+            group += data
+        self._write_all(group)
+
+    def _write_all(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._stream.fileno(), data) :]
 
 
 class Logger:
@@ -210,9 +237,19 @@ def _text(value: object) -> str:
     return text if plain else json.dumps(text)
 
 
-def setup_logging(level: Level = "info", style: Literal["json", "text"] = "json", stream: TextIO | None = None) -> None:
-    """Send every logger's lines to `stream` (standard error by default). Called once by a command."""
-    _ROOT.handlers[:] = [LineWriter(stream or sys.stderr, JSONFormatter() if style == "json" else TextFormatter())]
+def setup_logging(
+    level: Level = "info",
+    style: Literal["json", "text"] = "json",
+    stream: TextIO | None = None,
+    *,
+    shared: bool = False,
+) -> None:
+    """Send every logger's lines to `stream` (standard error by default). Called once by a command.
+
+    With `shared` other processes write to the stream too, which must be a file then.
+    """
+    writer = SharedLineWriter if shared else LineWriter
+    _ROOT.handlers[:] = [writer(stream or sys.stderr, JSONFormatter() if style == "json" else TextFormatter())]
     _ROOT.setLevel(logging.WARNING)  # libraries: httpx2 logs URLs with their queries at info
     set_level(level)
 

@@ -64,8 +64,8 @@ PAGES = (
         "edge", "Edge", ("qanat.edge",), "qanat.edge.config:EdgeConfig", ("qanat.edge.metrics:Metrics",), ("edge",)
     ),
     Page(
-        "connector", "Connector", ("qanat.connector", "qanat.tunnel"), "qanat.connector.config:ConnectorConfig",
-        ("qanat.connector.metrics:Metrics",), ("connector", "join"),
+        "connector", "Connector", ("qanat.connector", "qanat.tunnel", "qanat.cli.workers"),
+        "qanat.connector.config:ConnectorConfig", ("qanat.connector.metrics:Metrics",), ("connector", "join"),
     ),
     Page(
         "proxy", "Proxy", ("qanat.proxy",), "qanat.proxy.config:ProxyConfig", ("qanat.proxy.metrics:ProxyMetrics",),

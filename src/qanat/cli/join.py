@@ -50,14 +50,20 @@ def join(
     ] = None,
     loglevel: Annotated[str | None, typer.Option(help="debug, info, warn or error.")] = None,
     log_format: Annotated[Style, typer.Option(help="json or text.")] = "json",
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Processes to run, each a replica of its own.")] = 1,
 ) -> None:
     """Join this network to a tunnel: keep connections to the edge, and forward what arrives to the routes' upstreams.
 
     `qanat join --token-file data/tunnel-token --route tickets=http://10.0.0.5:8080`
     """
+    import asyncio
+    import sys
+
+    from qanat.cli.workers import for_worker, supervise, this_worker
     from qanat.errors import ConfigInvalid, QanatError
     from qanat.log import setup_logging
 
+    worker = this_worker()
     connector = {
         "token_file": token_file,
         "edge": _split(edge),
@@ -70,11 +76,18 @@ def join(
         folder = data or (token_file.parent if token_file else None)
 
         def load() -> tuple[ProxyConfig, ConnectorConfig]:
-            return _settings(config, _given(connector), _given(proxy), _routes(route), allow_ip, folder)
+            settings = _settings(config, _given(connector), _given(proxy), _routes(route), allow_ip, folder)
+            if worker is not None:
+                return for_worker(settings, worker.index, worker.count)
+            if workers > 1:
+                for_worker(settings, workers - 1, workers)  # what no worker could use; the last has the highest ports
+            return settings
 
         settings = load()
-        setup_logging(settings[0].log_level, log_format)
-        _run(*settings, config, lambda: load()[0])
+        setup_logging(settings[0].log_level, log_format, shared=workers > 1)
+        if worker is None and workers > 1:
+            raise typer.Exit(asyncio.run(supervise(sys.argv[1:], settings, workers)))
+        _run(*settings, config, lambda: load()[0], worker.lifeline if worker else None)
     except ConfigInvalid as error:
         _fail("\n".join(error.problems), 2)
     except QanatError as error:
@@ -150,21 +163,32 @@ def _fill_from(folder: Path, settings: dict[str, Any], section: dict[str, Any]) 
         section["token_file"] = token
 
 
-def _run(proxy: ProxyConfig, connector: ConnectorConfig, file: Path | None, load: Callable[[], ProxyConfig]) -> None:
+def _run(
+    proxy: ProxyConfig,
+    connector: ConnectorConfig,
+    file: Path | None,
+    load: Callable[[], ProxyConfig],
+    lifeline: int | None,
+) -> None:
     import uvloop
 
     from qanat.net.process import use_large_blocks
 
     use_large_blocks()
-    uvloop.run(_serve(proxy, connector, file, load))
+    uvloop.run(_serve(proxy, connector, file, load, lifeline))
 
 
 async def _serve(
-    proxy: ProxyConfig, connector: ConnectorConfig, file: Path | None, load: Callable[[], ProxyConfig]
+    proxy: ProxyConfig,
+    connector: ConnectorConfig,
+    file: Path | None,
+    load: Callable[[], ProxyConfig],
+    lifeline: int | None,
 ) -> None:
     import asyncio
     import signal
 
+    from qanat.cli.workers import stop_with_parent
     from qanat.connector.server import Connector
     from qanat.net.process import freeze_start
     from qanat.proxy.server import serve
@@ -173,6 +197,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if lifeline is not None:
+        stop_with_parent(lifeline, stop.set)
     async with serve(proxy, listen=False, config_path=file, load=load) as running:
         loop.add_signal_handler(signal.SIGHUP, running.reload_now.set)
         joined = Connector(connector, running.proxy)
