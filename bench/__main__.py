@@ -28,7 +28,7 @@ def main() -> int:
     options = _parse()
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin"  # where Debian keeps nginx, haproxy and sshd
     if options.profile:
-        return profile_chain(options.chains or "join", RESULTS.parent / ".work")
+        return profile_chain(options.chains or "single", RESULTS.parent / ".work")
     RESULTS.mkdir(exist_ok=True)
     stem = RESULTS / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     chains = _candidates(options.chains)

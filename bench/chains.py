@@ -14,6 +14,9 @@ from typing import Any
 from bench.ground import DOMAIN, HOST, Ground, Processes, free_port
 from bench.load import Target
 
+WORKERS = min(len(os.sched_getaffinity(0)), 4)
+"""How many processes `join` runs: of the four connections that a connector keeps, each needs one."""
+
 
 @dataclass
 class Chain:
@@ -55,12 +58,15 @@ class Builder:
     # The tunnel, three ways.
 
     def join(self, name: str, processes: Processes) -> Chain:
-        """Ours, connector and proxy in one process."""
+        """Ours, connector and proxy in one process; of such processes as many as there are cores."""
         edge, connectors, clients = self._edge(processes)
-        config = {**self._proxy(free_port()), "connector": self._connector(connectors)}
-        path = self.ground.file(f"{name}.yaml", json.dumps(config))
-        joined = processes.python("join", "-m", "qanat", "join", "--config", str(path))
-        processes.wait_for_log("join", "Registered tunnel connection", self.connections)
+        joined = self._join(name, processes, connectors, WORKERS)
+        return Chain(name, self._through_edge(clients), processes, {"edge": edge, "join": joined})
+
+    def single(self, name: str, processes: Processes) -> Chain:
+        """The same with a single one."""
+        edge, connectors, clients = self._edge(processes)
+        joined = self._join(name, processes, connectors, 1)
         return Chain(name, self._through_edge(clients), processes, {"edge": edge, "join": joined})
 
     def apart(self, name: str, processes: Processes) -> Chain:
@@ -110,10 +116,7 @@ class Builder:
         processes.wait_for_port("redis", port)
         home, connectors, _ = self._edge(processes, "home", port)
         away, _, clients = self._edge(processes, "away", port)
-        config = {**self._proxy(free_port()), "connector": self._connector(connectors)}
-        path = self.ground.file(f"{name}.yaml", json.dumps(config))
-        joined = processes.python("join", "-m", "qanat", "join", "--config", str(path))
-        processes.wait_for_log("join", "Registered tunnel connection", self.connections)
+        joined = self._join(name, processes, connectors, WORKERS)
         counted = {"home": home, "away": away, "join": joined, "redis": redis}
         return Chain(name, self._through_edge(clients), processes, counted)
 
@@ -197,6 +200,13 @@ class Builder:
         processes.wait_for_log(name, "ready")
         return pid, connectors, clients
 
+    def _join(self, name: str, processes: Processes, connectors: int, workers: int) -> int:
+        config = {**self._proxy(free_port()), "connector": self._connector(connectors)}
+        path = self.ground.file(f"{name}.yaml", json.dumps(config))
+        pid = processes.python("join", "-m", "qanat", "join", "--config", str(path), "--workers", str(workers))
+        processes.wait_for_log("join", "Registered tunnel connection", self.connections)
+        return pid
+
     def _connector(self, port: int) -> dict[str, Any]:
         return {
             "token_file": str(self.ground.file("tunnel-token")),
@@ -265,6 +275,7 @@ def _present(need: str) -> bool:
 
 CHAINS = {
     "join": Candidate(Builder.join),
+    "single": Candidate(Builder.single),
     "apart": Candidate(Builder.apart),
     "cloudflared": Candidate(Builder.cloudflared, ("$QANAT_CLOUDFLARED",)),
     "relay": Candidate(Builder.relay, ("redis-server",)),

@@ -20,7 +20,7 @@ CALLS_1, CALLS_32, DOWN, SLOW = (
     "64 MB down, 20 times, slow readers",
 )
 EVENTS_200, EVENTS_1000 = "events, 200 streams", "events, 1000 streams"
-TUNNELS = ("join", "apart", "cloudflared", "relay", "ssh")
+TUNNELS = ("join", "single", "apart", "cloudflared", "relay", "ssh")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ _KNOWN = "calls, 32 sessions, {} tunnels known"
 GOALS = (
     Goal("calls/s, 32 sessions, `join` against stock cloudflared and our proxy", ">= 2",
          quotient(CALLS_32, "calls_per_second", "join", "cloudflared"), at_least(2)),
-    Goal("CPU per call, same pair", "<= 0.5",
+    Goal("the same of `join` as a single process", "for information",
+         quotient(CALLS_32, "calls_per_second", "single", "cloudflared")),
+    Goal("CPU per call, `join` against stock cloudflared and our proxy", "<= 0.5",
          quotient(CALLS_32, "cpu_per_unit", "join", "cloudflared"), at_most(0.5)),
     Goal("added latency, 1 session, p50, same pair", "<= 0.75", added("p50", "join", "cloudflared"), at_most(0.75)),
     Goal("added latency, 1 session, p99, same pair", "<= 0.8", added("p99", "join", "cloudflared"), at_most(0.8)),
@@ -153,6 +155,8 @@ GOALS = (
                one("idle, 240 sessions", "kb_per_session", "join")), at_most(1.1)),
     Goal("calls/s, 32 sessions, `join` against `ssh -R` with our proxy", ">= 1.2",
          quotient(CALLS_32, "calls_per_second", "join", "ssh"), at_least(1.2)),
+    Goal("the same of `join` as a single process", "for information",
+         quotient(CALLS_32, "calls_per_second", "single", "ssh")),
     Goal("the same of connector and proxy apart", "for information",
          quotient(CALLS_32, "calls_per_second", "apart", "ssh")),
     Goal("p99 of one session, `join`, ms: no stall of 40 ms", "< 40",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.goals import CALLS_32, DOWN, EVENTS_200, Medians
 
-OURS = ("join", "apart", "relay", "proxy")
+OURS = ("join", "single", "apart", "relay", "proxy")
 
 
 @dataclass(frozen=True)

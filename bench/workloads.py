@@ -32,7 +32,7 @@ class Workload:
     """In the first round only: it holds or it does not."""
 
 
-TUNNEL = ("join", "apart", "cloudflared", "ssh", "relay")
+TUNNEL = ("join", "apart", "cloudflared", "single", "ssh", "relay")
 
 
 def calls(sessions: int, count: int) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def calls(sessions: int, count: int) -> dict[str, Any]:
 WORKLOADS = {
     "calls, 1 session": Workload(calls(1, 2000), quick=True),
     "calls, 4 sessions": Workload(calls(4, 6000)),
-    "calls, 32 sessions": Workload(calls(32, 12000), quick=True),
+    "calls, 32 sessions": Workload(calls(32, 24000), quick=True),
     "calls, 128 sessions": Workload(calls(128, 12000)),
     "new session and call": Workload({"kind": "new", "calls": 320}),
     "events, 200 streams": Workload(
