@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import json
 import logging
+import os
+import socket
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 
 import pytest
 from pydantic import SecretStr
 
 from qanat.log import get_logger, setup_logging
+from tests.support.requirements import requirement
 
 logger = get_logger("qanat.test")
 
@@ -133,3 +139,61 @@ def test_text_for_people(stream: io.StringIO) -> None:
     setup_logging("info", "text", stream)
     logger.info("Registered tunnel connection", connIndex=0, location="edge one")
     assert stream.getvalue().split(" ", 1)[1] == 'INF Registered tunnel connection connIndex=0 location="edge one"\n'
+
+
+@requirement("join:log")
+async def test_where_others_write_too_whole_lines_go_in_groups_that_a_pipe_takes_at_once(stream: io.StringIO) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps what each system call wrote apart
+    with ours, theirs, ours.makefile("w") as shared:
+        setup_logging("info", "json", shared, shared=True)
+        for size in (100, 3000, 1500, 9000, 10, 10):
+            logger.members("line", f'"text": "{"x" * size}"')
+        logging.getLogger().handlers[0].flush()
+        assert stream.getvalue() == ""
+        ours.shutdown(socket.SHUT_WR)
+        groups = list(iter(lambda: theirs.recv(65536), b""))
+    texts = [[len(json.loads(line)["text"]) for line in group.splitlines()] for group in groups]
+    assert texts == [[100, 3000], [1500], [9000], [10, 10]]
+    assert all(group.endswith(b"\n") for group in groups)
+
+
+WRITES_MANY = """
+import asyncio
+from qanat.log import get_logger, setup_logging
+
+async def write() -> None:
+    for tick in range(40):
+        for number in range(50):
+            logger.members("request finished", f'"text": "{"x" * (7 * number)}"')
+        logger.info("tick", number=tick)
+        await asyncio.sleep(0)
+
+setup_logging("info", "json", shared=True)
+logger = get_logger("qanat.test")
+print("ready", flush=True)
+asyncio.run(write())
+"""
+
+
+def read_all(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as pipe:
+        return pipe.read()
+
+
+@pytest.mark.slow
+@requirement("join:log")
+async def test_lines_of_two_processes_on_one_pipe_never_cut_each_other() -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 8192)  # nearly always full: only then are writes cut
+    try:
+        command = (sys.executable, "-c", WRITES_MANY)
+        processes = [await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=writing) for _ in range(2)]
+    finally:
+        os.close(writing)
+    for process in processes:
+        assert process.stdout is not None
+        await process.stdout.readline()  # it writes: only now is anything read
+    written = await asyncio.to_thread(read_all, reading)
+    assert [(await process.communicate(), process.returncode)[1] for process in processes] == [0, 0]
+    found = [json.loads(line) for line in written.splitlines()]
+    assert len(found) == 2 * 40 * 51

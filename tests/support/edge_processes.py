@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,8 +18,8 @@ from starlette.routing import Route
 from qanat.api.internal import EventBatch
 from tests.support.asgi import serve_asgi
 from tests.support.edge import DictDirectory, OperatorFiles, edge_settings
+from tests.support.programs import Program
 
-START_TIMEOUT = 40.0
 SERVICE_KEY = "service-key-for-edges"
 
 
@@ -63,89 +59,23 @@ async def directory_over_http(directory: DictDirectory, host: str = "127.0.0.1")
             await directory.stop()
 
 
-class EdgeProcess:
-    """`qanat edge` in a process; its log is kept."""
+class EdgeProcess(Program):
+    """`qanat edge` in a process."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], prefix: Sequence[str] = ()) -> None:
+        super().__init__()
         self.folder, self.settings, self._prefix = folder, settings, prefix
-        self.log: list[dict[str, Any]] = []
-        self.raw_log = b""
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._heard = asyncio.Condition()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     async def start(self) -> None:
         """Returns once it listens. The ports stay the same from one start to the next."""
         path = self.folder / f"{self.settings['name']}.yaml"
         path.write_text(yaml.safe_dump(self.settings))
-        self.log.clear()
-        self._process = await asyncio.create_subprocess_exec(
-            *(*self._prefix, sys.executable, "-m", "qanat", "edge", "--config", str(path)),
-            stderr=asyncio.subprocess.PIPE,
-            env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        )
-        self._reader = asyncio.create_task(self._read())
+        await self.run("edge", "--config", str(path), prefix=self._prefix)
         line = await self.line("edge listening")
         self.connector_address = (str(line["connectors"][0]), int(line["connectors"][1]))
         self.client_address = (str(line["clients"][0]), int(line["clients"][1]))
         self.settings["connectors"]["listen_addr"] = "{}:{}".format(*self.connector_address)
         self.settings["clients"]["listen_addr"] = "{}:{}".format(*self.client_address)
-
-    async def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stderr is not None
-        async for line in self._process.stderr:
-            self.raw_log += line
-            with contextlib.suppress(ValueError):
-                self.log.append(json.loads(line))
-            async with self._heard:
-                self._heard.notify_all()
-        async with self._heard:
-            self._heard.notify_all()
-
-    async def line(self, phrase: str) -> dict[str, Any]:
-        """The first log line that says so, waited for."""
-
-        def found() -> dict[str, Any] | None:
-            return next((line for line in self.log if line["msg"] == phrase), None)
-
-        async with asyncio.timeout(START_TIMEOUT), self._heard:
-            while (line := found()) is None:
-                assert self._reader is not None
-                assert not self._reader.done(), self.raw_log.decode()
-                await self._heard.wait()
-        return line
-
-    def log_line(self, phrase: str) -> dict[str, Any]:
-        """The log line that said so."""
-        return next(line for line in self.log if line["msg"] == phrase)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-
-    def terminate(self) -> None:
-        assert self._process is not None
-        self._process.terminate()
-
-    async def ended(self) -> int:
-        """Its exit status."""
-        assert self._process is not None
-        assert self._reader is not None
-        async with asyncio.timeout(START_TIMEOUT):
-            status = await self._process.wait()
-            await self._reader
-        return status
-
-    async def close(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self.kill()
-            await self.ended()
 
 
 @asynccontextmanager

@@ -34,7 +34,7 @@ Arrangement = Literal["joined", "apart"]
 
 @dataclass
 class WholeTunnel:
-    """A tunnel in service, and how its callers come in."""
+    """A tunnel, and how its callers come in."""
 
     parts: PathParts
     tunnel: Tunnel
@@ -78,18 +78,26 @@ async def whole_tunnel(
     folder: Path, routes: Mapping[str, Any], arrangement: Arrangement, **changes: Any
 ) -> AsyncIterator[WholeTunnel]:
     """A tunnel in service; `changes` go into the proxy's file."""
+    async with unserved_tunnel(folder) as whole:
+        place, tunnel = whole.folder, whole.tunnel
+        proxy = _proxy_config(place, tunnel.record.domain, routes, changes)
+        async with serve_proxy(proxy, listen=arrangement == "apart") as running:
+            config = _connector_config(whole.parts, tunnel, running.address)
+            async with serve_connector(config, None if running.address else running.proxy) as connector:
+                await connector.wait_ready()
+                yield whole
+
+
+@asynccontextmanager
+async def unserved_tunnel(folder: Path) -> AsyncIterator[WholeTunnel]:
+    """A tunnel, an edge that knows it, and what the customer's parts need to serve it."""
     async with edge_running(folder, ["org_a"]) as parts:
         ca = throwaway_ca()
         tunnel = make_tunnel("a1b2c3d4", "org_a", certificates=(ca.certificate_pem.decode(),))
         parts.directory.add(tunnel)
         place = folder / "customer"
         write_files(place, ca, tunnel.record.domain)
-        proxy = _proxy_config(place, tunnel.record.domain, routes, changes)
-        async with serve_proxy(proxy, listen=arrangement == "apart") as running:
-            config = _connector_config(parts, tunnel, running.address)
-            async with serve_connector(config, None if running.address else running.proxy) as connector:
-                await connector.wait_ready()
-                yield WholeTunnel(parts, tunnel, place)
+        yield WholeTunnel(parts, tunnel, place)
 
 
 def _proxy_config(folder: Path, domain: str, routes: Mapping[str, Any], changes: Mapping[str, Any]) -> ProxyConfig:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from qanat.connector.config import ConnectorConfig
-    from qanat.proxy.config import ProxyConfig
+    from qanat.cli.workers import Settings
 
 app = typer.Typer(add_completion=False)
 
@@ -57,13 +56,11 @@ def join(
     `qanat join --token-file data/tunnel-token --route tickets=http://10.0.0.5:8080`
     """
     import asyncio
-    import sys
 
     from qanat.cli.workers import for_worker, supervise, this_worker
     from qanat.errors import ConfigInvalid, QanatError
     from qanat.log import setup_logging
 
-    worker = this_worker()
     connector = {
         "token_file": token_file,
         "edge": _split(edge),
@@ -73,9 +70,10 @@ def join(
     }
     proxy = {"tunnel_domain": tunnel_domain, "log_level": loglevel}
     try:
+        worker = this_worker()
         folder = data or (token_file.parent if token_file else None)
 
-        def load() -> tuple[ProxyConfig, ConnectorConfig]:
+        def load() -> Settings:
             settings = _settings(config, _given(connector), _given(proxy), _routes(route), allow_ip, folder)
             if worker is not None:
                 return for_worker(settings, worker.index, worker.count)
@@ -86,8 +84,8 @@ def join(
         settings = load()
         setup_logging(settings[0].log_level, log_format, shared=workers > 1)
         if worker is None and workers > 1:
-            raise typer.Exit(asyncio.run(supervise(sys.argv[1:], settings, workers)))
-        _run(*settings, config, lambda: load()[0], worker.lifeline if worker else None)
+            raise typer.Exit(asyncio.run(supervise(settings, workers)))
+        _run(load, settings, config, worker.lifeline if worker else None)
     except ConfigInvalid as error:
         _fail("\n".join(error.problems), 2)
     except QanatError as error:
@@ -123,7 +121,7 @@ def _settings(
     routes: dict[str, str],
     allow_ip: list[str] | None,
     folder: Path | None,
-) -> tuple[ProxyConfig, ConnectorConfig]:
+) -> Settings:
     """Both parts' configuration: the file, then the flags, then what the data folder holds."""
     from qanat.config import validate
     from qanat.connector.config import ConnectorConfig
@@ -163,28 +161,17 @@ def _fill_from(folder: Path, settings: dict[str, Any], section: dict[str, Any]) 
         section["token_file"] = token
 
 
-def _run(
-    proxy: ProxyConfig,
-    connector: ConnectorConfig,
-    file: Path | None,
-    load: Callable[[], ProxyConfig],
-    lifeline: int | None,
-) -> None:
+def _run(load: Callable[[], Settings], settings: Settings, file: Path | None, lifeline: int | None) -> None:
     import uvloop
 
     from qanat.net.process import use_large_blocks
 
     use_large_blocks()
-    uvloop.run(_serve(proxy, connector, file, load, lifeline))
+    uvloop.run(_serve(load, settings, file, lifeline))
 
 
-async def _serve(
-    proxy: ProxyConfig,
-    connector: ConnectorConfig,
-    file: Path | None,
-    load: Callable[[], ProxyConfig],
-    lifeline: int | None,
-) -> None:
+async def _serve(load: Callable[[], Settings], settings: Settings, file: Path | None, lifeline: int | None) -> None:
+    """Serve until a signal, or the end of the worker's parent. `load` reads the settings anew."""
     import asyncio
     import signal
 
@@ -193,13 +180,14 @@ async def _serve(
     from qanat.net.process import freeze_start
     from qanat.proxy.server import serve
 
+    proxy, connector = settings
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         stop_with_parent(lifeline, stop.set)
-    async with serve(proxy, listen=False, config_path=file, load=load) as running:
+    async with serve(proxy, listen=False, config_path=file, load=lambda: load()[0]) as running:
         loop.add_signal_handler(signal.SIGHUP, running.reload_now.set)
         joined = Connector(connector, running.proxy)
         await joined.start()

@@ -43,9 +43,12 @@ class Worker:
 
 
 def this_worker() -> Worker | None:
-    """The worker that this process was started as; None when it was started by anybody but a parent."""
-    text = os.environ.pop(VARIABLE, None)  # not for programs that it starts
-    return None if text is None else Worker(*map(int, text.split("/")))
+    """The worker that this process was started as, or None. Raises `ConfigInvalid` when it was told nonsense."""
+    text = os.environ.pop(VARIABLE, None)
+    try:
+        return None if text is None else Worker(*map(int, text.split("/")))
+    except (ValueError, TypeError):
+        raise ConfigInvalid([f"{VARIABLE}: qanat sets it for workers, nobody else should"]) from None
 
 
 def stop_with_parent(lifeline: int, stop: Callable[[], None]) -> None:
@@ -97,10 +100,10 @@ def _shift(key: str, port: int, index: int, problems: list[str]) -> int:
     return port + index if port else 0
 
 
-async def supervise(arguments: Sequence[str], settings: Settings, count: int) -> int:
-    """Run `count` workers with a command's arguments until a signal, or until one gives up. Returns the exit code."""
+async def supervise(settings: Settings, count: int) -> int:
+    """Run this command `count` times, just as it was called, until a signal or until one gives up: the exit code."""
     patience = max(settings[0].shutdown_timeout, settings[1].grace_period) + MARGIN
-    supervisor = Supervisor((sys.executable, "-m", "qanat", *arguments), count, patience.total_seconds())
+    supervisor = Supervisor((sys.executable, *sys.orig_argv[1:]), count, patience.total_seconds())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
@@ -150,9 +153,12 @@ class Supervisor:
             except OSError as error:  # no memory, no more processes: the others run on
                 _log.error("worker cannot be started", worker=index, reason=error.strerror, wait=pause)
             else:
-                if code >= 0 or self._stopping.is_set():
-                    self._stopping.set()
+                if self._stopping.is_set():
                     return _exit_code(code)
+                if code >= 0:
+                    _log.warn("worker ended, stopping the others", worker=index, code=code)
+                    self._stopping.set()
+                    return code
                 if loop.time() - started > LONGEST_PAUSE:
                     pause = FIRST_PAUSE
                 _log.error("worker was killed, starting another", worker=index, signal=-code, wait=pause)

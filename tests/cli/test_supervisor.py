@@ -1,0 +1,153 @@
+"""The parent of several workers, with shell scripts in their place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qanat.cli import workers
+from qanat.cli.workers import Supervisor
+from tests.support.proxy import WAIT, until
+from tests.support.requirements import requirement
+
+READY = ": > $0/ready-$$; "
+STUBBORN = f"trap '' TERM; {READY} exec sleep 600"
+UNTRAPPED = f"{READY} exec sleep 600"
+UNTIL = "until [ -e $0/{} ]; do sleep 0.01; done; "
+FIRST_GIVES_UP = f"case $QANAT_JOIN_WORKER in 0/*) {UNTIL.format('trapped')} exit 3; esac; "
+LINGERING = f"trap ': > $0/asked; {UNTIL.format('go')} exit 0' TERM; : > $0/trapped; {UNTIL.format('go')}"
+
+
+class Running:
+    """A supervisor of two scripts, and what it logged."""
+
+    def __init__(self, script: str, folder: Path, caplog: pytest.LogCaptureFixture, patience: float) -> None:
+        self._folder, self._caplog = folder, caplog
+        self.supervisor = Supervisor(("/bin/sh", "-c", script, str(folder)), 2, patience)
+        self.task = asyncio.create_task(self.supervisor.run())
+
+    async def ready(self) -> None:
+        """Both scripts are under way."""
+        await until(lambda: len(list(self._folder.glob("ready-*"))) == 2)
+
+    async def code(self) -> int:
+        async with asyncio.timeout(WAIT):
+            return await self.task
+
+    def logged(self, phrase: str) -> list[dict[str, Any]]:
+        """The fields of the lines that said so."""
+        return [vars(record)["fields"] for record in self._caplog.records if record.getMessage() == phrase]
+
+    @property
+    def killed(self) -> int:
+        return len(self.logged("worker did not stop, killing it"))
+
+
+@asynccontextmanager
+async def running(
+    script: str, folder: Path, caplog: pytest.LogCaptureFixture, patience: float = WAIT
+) -> AsyncIterator[Running]:
+    caplog.set_level("INFO", "qanat")
+    found = Running(script, folder, caplog, patience)
+    try:
+        yield found
+    finally:
+        found.task.cancel()
+        await asyncio.gather(found.task, return_exceptions=True)
+
+
+@requirement("join:impatience")
+@pytest.mark.parametrize(("patience", "signals"), [(0.01, 1), (1e6, 2)], ids=["in time", "at a second signal"])
+async def test_workers_that_do_not_stop_are_killed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, patience: float, signals: int
+) -> None:
+    async with running(STUBBORN, tmp_path, caplog, patience) as scripts:
+        await scripts.ready()
+        for _ in range(signals):
+            scripts.supervisor.stop()
+        assert (await scripts.code(), scripts.killed) == (1, 2)
+
+
+@requirement("join:stop")
+async def test_a_worker_that_did_not_listen_yet_has_stopped_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(UNTRAPPED, tmp_path, caplog) as scripts:
+        await scripts.ready()
+        scripts.supervisor.stop()
+        assert (await scripts.code(), scripts.killed) == (0, 0)
+
+
+@requirement("join:give-up")
+async def test_others_stop_gracefully_when_one_gives_up_even_if_a_signal_comes_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(FIRST_GIVES_UP + LINGERING, tmp_path, caplog) as scripts:
+        await until((tmp_path / "asked").exists)
+        scripts.supervisor.stop()
+        (tmp_path / "go").touch()
+        assert (await scripts.code(), scripts.killed) == (3, 0)
+        (ended,) = scripts.logged("worker ended, stopping the others")
+        assert (ended["worker"], ended["code"]) == (0, 3)
+
+
+async def test_no_worker_outlives_a_cancelled_supervisor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(STUBBORN, tmp_path, caplog) as scripts:
+        await scripts.ready()
+    for started in scripts.logged("worker started"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(started["pid"], 0)
+
+
+@requirement("join:restart")
+async def test_the_pause_before_a_restart_doubles(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(workers, "LONGEST_PAUSE", 1000.0)
+    waits = await pauses("kill -9 $$", tmp_path, caplog, 3)
+    assert waits == [0.01, 0.02, 0.04]
+
+
+@requirement("join:restart")
+async def test_the_pause_is_short_again_for_one_that_has_lived_for_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(workers, "LONGEST_PAUSE", 0.02)
+    waits = await pauses("sleep 0.05; kill -9 $$", tmp_path, caplog, 3)
+    assert waits == [0.01, 0.01, 0.01]
+
+
+async def pauses(script: str, folder: Path, caplog: pytest.LogCaptureFixture, count: int) -> list[float]:
+    """What worker 0 waited before its first restarts."""
+    async with running(script, folder, caplog) as scripts:
+
+        def waits() -> list[float]:
+            killed = scripts.logged("worker was killed, starting another")
+            return [line["wait"] for line in killed if line["worker"] == 0]
+
+        await until(lambda: len(waits()) >= count)
+        return waits()[:count]
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
+    program = tmp_path / "program"
+    caplog.set_level("INFO", "qanat")
+    supervisor = Supervisor((str(program),), 1, WAIT)
+    task = asyncio.create_task(supervisor.run())
+    await until(lambda: any(record.getMessage() == "worker cannot be started" for record in caplog.records))
+    (tmp_path / "ready").write_text("#!/bin/sh\nexit 4\n")
+    (tmp_path / "ready").chmod(0o700)
+    (tmp_path / "ready").rename(program)
+    async with asyncio.timeout(WAIT):
+        assert await task == 4
