@@ -19,10 +19,11 @@ import yaml
 from typer.testing import CliRunner
 
 from qanat.cli.join import app
-from qanat.cli.workers import VARIABLE, for_worker
+from qanat.cli.workers import for_worker
 from qanat.config import validate
 from qanat.connector.config import ConnectorConfig
 from qanat.errors import ConfigInvalid
+from qanat.net.workers import VARIABLE
 from qanat.proxy.config import ProxyConfig
 from tests.support.path import proxy_settings
 from tests.support.programs import Program
@@ -123,7 +124,7 @@ async def test_a_killed_worker_comes_back_while_calls_go_on(tmp_path: Path) -> N
     async with upstream_running() as upstream, joined(tmp_path, upstream.url) as (whole, program):
         await program.lines(REGISTERED, 4)
         os.kill(program.log_line("worker started")["pid"], signal.SIGKILL)
-        killed = await program.line("worker was killed, starting another")
+        killed = await program.line("worker died, starting another")
         assert (killed["worker"], killed["signal"], killed["wait"]) == (0, 9, 1.0)
         await until(lambda: sum(connections(whole).values()) == 2)
         while len(program.log_lines(REGISTERED)) < 6:

@@ -64,7 +64,7 @@ PAGES = (
         "edge", "Edge", ("qanat.edge",), "qanat.edge.config:EdgeConfig", ("qanat.edge.metrics:Metrics",), ("edge",)
     ),
     Page(
-        "connector", "Connector", ("qanat.connector", "qanat.tunnel", "qanat.cli.workers"),
+        "connector", "Connector", ("qanat.connector", "qanat.tunnel"),
         "qanat.connector.config:ConnectorConfig", ("qanat.connector.metrics:Metrics",), ("connector", "join"),
     ),
     Page(

@@ -57,9 +57,10 @@ def join(
     """
     import asyncio
 
-    from qanat.cli.workers import for_worker, supervise, this_worker
+    from qanat.cli.workers import for_worker
     from qanat.errors import ConfigInvalid, QanatError
     from qanat.log import setup_logging
+    from qanat.net.workers import supervise, this_worker
 
     connector = {
         "token_file": token_file,
@@ -84,7 +85,8 @@ def join(
         settings = load()
         setup_logging(settings[0].log_level, log_format, shared=workers > 1)
         if worker is None and workers > 1:
-            raise typer.Exit(asyncio.run(supervise(settings, workers)))
+            patience = max(settings[0].shutdown_timeout, settings[1].grace_period).total_seconds()
+            raise typer.Exit(asyncio.run(supervise(workers, patience, reloads=True)))
         _run(load, settings, config, worker.lifeline if worker else None)
     except ConfigInvalid as error:
         _fail("\n".join(error.problems), 2)
@@ -175,9 +177,9 @@ async def _serve(load: Callable[[], Settings], settings: Settings, file: Path | 
     import asyncio
     import signal
 
-    from qanat.cli.workers import stop_with_parent
     from qanat.connector.server import Connector
     from qanat.net.process import freeze_start
+    from qanat.net.workers import stop_with_parent
     from qanat.proxy.server import serve
 
     proxy, connector = settings

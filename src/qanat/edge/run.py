@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,39 +13,40 @@ import uvloop
 from qanat.config import load
 from qanat.edge.config import EdgeConfig, parse_listen
 from qanat.edge.server import serve
-from qanat.edge.workers import for_worker, supervise, worker_number
+from qanat.edge.workers import for_worker
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger, setup_logging
 from qanat.net.process import freeze_start, use_large_blocks
+from qanat.net.workers import Worker, stop_with_parent, supervise, this_worker
 
-PARENT_CHECK_SECONDS = 1.0
+MISUSED = 2
 
 _log = get_logger("qanat.edge")
 
 
 def run(path: Path, workers: int) -> int:
     """Run until SIGTERM or SIGINT; a second signal ends at once. Returns the exit status. Raises `ConfigInvalid`."""
+    worker = this_worker()
     config = load(EdgeConfig, path)
-    setup_logging(config.log_level, config.log_format)
-    number = worker_number()
-    if number is None and workers > 1:
+    setup_logging(config.log_level, config.log_format, shared=workers > 1)
+    if worker is not None:
+        config = for_worker(config, worker.index)
+    elif workers > 1:
         if config.cluster is None:
             raise ConfigInvalid(["cluster is required for more than one worker"])
-        return asyncio.run(supervise(path, workers))
-    if number is not None:
-        config = for_worker(config, number)
+        return asyncio.run(supervise(workers, config.drain_timeout.total_seconds(), lambda code: code == MISUSED))
     use_large_blocks()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run_node(config, reuse_port=number is not None))
+            runner.run(run_node(config, worker))
     except OSError as error:
         _log.error("edge stopped", error=str(error))
         return 1
     return 0
 
 
-async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
-    """One node from start to drained."""
+async def run_node(config: EdgeConfig, worker: Worker | None = None) -> None:
+    """One node from start to drained, alone or as one of several on its ports."""
     loop = asyncio.get_running_loop()
     stop, stop_now = asyncio.Event(), asyncio.Event()
 
@@ -55,8 +55,9 @@ async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    orphaned = asyncio.create_task(_watch_parent(stop)) if worker_number() is not None else None
-    async with serve(config, reuse_port=reuse_port) as edge:
+    if worker is not None:
+        stop_with_parent(worker.lifeline, stop.set)
+    async with serve(config, reuse_port=worker is not None) as edge:
         metrics = None
         if config.metrics_addr is not None:
             host, port = parse_listen(config.metrics_addr)
@@ -69,17 +70,6 @@ async def run_node(config: EdgeConfig, *, reuse_port: bool = False) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if orphaned is not None:
-            orphaned.cancel()
         if metrics is not None:
             metrics[0].shutdown()
             metrics[0].server_close()
-
-
-async def _watch_parent(stop: asyncio.Event) -> None:
-    """A worker whose parent has died stops too: nobody else would tell it."""
-    parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel has no event for it that loops know
-        await asyncio.sleep(PARENT_CHECK_SECONDS)
-    _log.warn("the parent process is gone, stopping")
-    stop.set()

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from qanat.cli import workers
-from qanat.cli.workers import Supervisor
+from qanat.net import workers
+from qanat.net.workers import Supervisor
 from tests.support.proxy import WAIT, until
 from tests.support.requirements import requirement
 
@@ -20,7 +20,7 @@ READY = ": > $0/ready-$$; "
 STUBBORN = f"trap '' TERM; {READY} exec sleep 600"
 UNTRAPPED = f"{READY} exec sleep 600"
 UNTIL = "until [ -e $0/{} ]; do sleep 0.01; done; "
-FIRST_GIVES_UP = f"case $QANAT_JOIN_WORKER in 0/*) {UNTIL.format('trapped')} exit 3; esac; "
+FIRST_GIVES_UP = f"case $QANAT_WORKER in 0/*) {UNTIL.format('trapped')} exit 3; esac; "
 LINGERING = f"trap ': > $0/asked; {UNTIL.format('go')} exit 0' TERM; : > $0/trapped; {UNTIL.format('go')}"
 
 
@@ -130,7 +130,7 @@ async def pauses(script: str, folder: Path, caplog: pytest.LogCaptureFixture, co
     async with running(script, folder, caplog) as scripts:
 
         def waits() -> list[float]:
-            killed = scripts.logged("worker was killed, starting another")
+            killed = scripts.logged("worker died, starting another")
             return [line["wait"] for line in killed if line["worker"] == 0]
 
         await until(lambda: len(waits()) >= count)
@@ -151,3 +151,17 @@ async def test_a_worker_that_cannot_be_started_is_tried_again(
     (tmp_path / "ready").rename(program)
     async with asyncio.timeout(WAIT):
         assert await task == 4
+
+
+@requirement("join:restart")
+async def test_only_what_counts_as_giving_up_ends_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
+    caplog.set_level("INFO", "qanat")
+    script = "[ -e $0/died ] && exit 2; : > $0/died; exit 1"
+    supervisor = Supervisor(("/bin/sh", "-c", script, str(tmp_path)), 1, WAIT, lambda code: code == 2)
+    async with asyncio.timeout(WAIT):
+        assert await supervisor.run() == 2
+    (died,) = [record for record in caplog.records if record.getMessage() == "worker died, starting another"]
+    assert vars(died)["fields"]["code"] == 1
