@@ -20,6 +20,7 @@ import httptools
 import uvloop
 
 from bench.layers import TLS, Layer, Stack, WebSocket
+from qanat.net.process import use_large_blocks
 
 CALL_BODY = json.dumps(
     {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": {"q": "z" * 900}}}
@@ -335,4 +336,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    use_large_blocks()
     uvloop.run(main())
