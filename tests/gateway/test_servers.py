@@ -18,6 +18,7 @@ from mcp.server.mcpserver import MCPServer
 from starlette.responses import Response
 
 from qanat.gateway.config import Limits
+from qanat.gateway.goodbyes import Goodbyes
 from qanat.gateway.mcp_link import Link, Observed
 from tests.gateway.conftest import Bench
 from tests.support.answers import error_of
@@ -292,10 +293,73 @@ async def test_the_deprecated_shape_works_and_a_disabled_server_is_not_contacted
 async def test_sessions_are_ended_and_nothing_but_tools_is_asked_for(bench: Bench) -> None:
     async with stub_mcp(session_id="s-1") as stub:
         await outcome(bench, stub)
+        await asyncio.wait_for(stub.ended.wait(), 20)
         assert stub.http_methods[-1] == "DELETE"
         assert set(stub.methods) <= {
             *("server/discover", "initialize", "notifications/initialized", "tools/list", "tools/call"),
         }
+
+
+async def test_an_answer_does_not_wait_for_a_server_that_will_not_end_its_session(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qanat.gateway.goodbyes.GOODBYE", 3600.0)
+    agree = asyncio.Event()
+
+    async def hesitate(_: Block) -> Block:
+        await agree.wait()
+        return {}
+
+    async with (
+        stub_mcp(session_id="s-1", on={"DELETE": hesitate}) as stub,
+        running_gateway(bench.model.url, bench.control) as gateway,
+    ):
+        client = bench.client.with_options(base_url=gateway.url)
+        async with asyncio.timeout(20):
+            script_one_call(bench)
+            await client.beta.messages.create(**bench.request(**at(stub.url)))
+            await stub.ended.wait()
+            stub.ended.clear()
+            script_one_call(bench)
+            streamed = await client.beta.messages.create(**bench.request(**at(stub.url)), stream=True)
+            assert [event.type async for event in streamed][-1] == "message_stop"
+            await stub.ended.wait()
+        agree.set()
+
+
+async def test_a_gateway_that_stops_lets_the_goodbyes_under_way_be_said() -> None:
+    goodbyes = Goodbyes()
+    async with stub_mcp(session_id="s-1") as stub:
+        link = await opened(stub)
+        goodbyes.say(link)
+        await goodbyes.aclose()
+        assert stub.ended.is_set()
+        assert link.spent
+
+
+async def test_sessions_beyond_the_limit_end_without_a_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qanat.gateway.goodbyes.MAX_GOODBYES", 0)
+    goodbyes = Goodbyes()
+    async with stub_mcp(session_id="s-1") as stub:
+        stub.on["DELETE"] = stub.hang
+        link = await opened(stub)
+        goodbyes.say(link)
+        async with asyncio.timeout(20):
+            await goodbyes.aclose()
+        assert link.spent
+
+
+async def opened(stub: StubMCP) -> Link:
+    """A link that stands."""
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[httpx2.AsyncBaseTransport]:
+        async with httpx2.AsyncHTTPTransport() as transport:
+            yield transport
+
+    link = Link(stub.url, None, source, Limits())
+    await link.open()
+    return link
 
 
 @requirement("messages:29")

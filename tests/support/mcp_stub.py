@@ -36,6 +36,7 @@ class StubMCP:
     methods: list[str] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     http_methods: list[str] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     called: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
@@ -45,8 +46,12 @@ class StubMCP:
         self.headers.append(request.headers)
         if self.status is not None:
             return Response("{}", self.status, {"location": "https://elsewhere.example/"})
+        if request.method == "DELETE":
+            self.ended.set()
+            await self.on.get("DELETE", _agree)({})
+            return Response()
         if request.method != "POST":
-            return Response(status_code=200 if request.method == "DELETE" else 405)
+            return Response(status_code=405)
         message = json.loads(await request.body())
         method = message["method"]
         self.methods.append(method)
@@ -81,6 +86,10 @@ class StubMCP:
         self.called.set()
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
+
+
+async def _agree(_: Block) -> Block:
+    return {}
 
 
 @asynccontextmanager

@@ -158,13 +158,13 @@ class Link:
         ended = self._task is None or self._task.done()
         return ended or (self.observed is not None and self.observed.statuses[-1:] == [404])
 
-    async def close(self) -> None:
-        """End the session; bounded, and never raises for what the server does."""
+    async def close(self, patience: float = GOODBYE) -> None:
+        """End the session; bounded, and never raises for what the server does. It has `patience` seconds to agree."""
         if self._task is None:
             return
         self._leave.set()
         task, self._task = self._task, None
-        _, running = await asyncio.wait([task], timeout=GOODBYE)
+        _, running = await asyncio.wait([task], timeout=patience)
         if running:
             task.cancel()
             await asyncio.wait([task], timeout=GOODBYE)

@@ -26,6 +26,7 @@ from qanat.gateway.access import Caller, ControlPlane
 from qanat.gateway.config import EdgeSection, GatewayConfig
 from qanat.gateway.egress import DirectTransport, EgressPolicy
 from qanat.gateway.errors import invalid
+from qanat.gateway.goodbyes import Goodbyes
 from qanat.gateway.records import Records
 from qanat.gateway.request import Server
 from qanat.ids import TunnelID
@@ -82,6 +83,8 @@ class Reach:
     edge: Edge | None = None
     policy: EgressPolicy = field(init=False)
     records: Records = field(init=False)
+    goodbyes: Goodbyes = field(default_factory=Goodbyes, init=False)
+    """For the sessions of requests that have been answered."""
 
     def __post_init__(self) -> None:
         self.policy = EgressPolicy(self.config.direct_egress)
@@ -216,7 +219,8 @@ class Reach:
             await pool.transport.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection, once the sessions on it have ended."""
+        await self.goodbyes.aclose()
         for key in list(self._pools):
             await self._retire(key)
         if self._direct is not None:

@@ -46,7 +46,7 @@ class BearerAuth(httpx2.Auth):
 
 
 class Servers:
-    """Links to the servers of one request. An async context manager; leaving it ends every session."""
+    """Links to the servers of one request. An async context manager; leaving it lets every session end by itself."""
 
     def __init__(
         self,
@@ -77,9 +77,12 @@ class Servers:
         tasks = list(self._links.values())
         for task in tasks:
             task.cancel()  # nothing happens to those that are connected already
-        await asyncio.gather(*tasks, return_exceptions=True)
-        links = [task.result() for task in tasks if _is_connected(task)]
-        await asyncio.gather(*(link.close() for link in (*links, *self._spent)))
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            links = [task.result() for task in tasks if _is_connected(task)]
+            for link in (*links, *self._spent):
+                self._reach.goodbyes.say(link)
 
     async def list_all(self, pinned: dict[str, Listing]) -> dict[str, Listing]:
         """The tools of every server that is not pinned. Raises `APIError` for the first server that fails."""

@@ -1,0 +1,29 @@
+"""Ends sessions with MCP servers after whoever asked has been answered: nobody waits for a server's goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from qanat.gateway.mcp_link import GOODBYE, Link
+
+MAX_GOODBYES = 256
+"""Sessions that may take their time to end at once; those beyond are dropped without a word."""
+
+
+@dataclass
+class Goodbyes:
+    """Owns the links that are being closed. Close it with `aclose`, while the ways to the servers still stand."""
+
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def say(self, link: Link) -> None:
+        """End a link's session, soon."""
+        patience = GOODBYE if len(self._tasks) < MAX_GOODBYES else 0.0
+        task = asyncio.create_task(link.close(patience), name="mcp goodbye")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Wait for those that are under way; each takes a few seconds at most."""
+        await asyncio.gather(*self._tasks)
