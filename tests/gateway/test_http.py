@@ -50,6 +50,30 @@ async def test_counting_includes_mcp_tools(bench: Bench) -> None:
         assert tools.input_tokens > plain.input_tokens
 
 
+@requirement("messages:35")
+@pytest.mark.parametrize("answered", [True, False], ids=["answered", "pending"])
+async def test_counting_sees_what_the_model_would_be_sent(bench: Bench, answered: bool) -> None:
+    call = {"type": "mcp_tool_use", "id": "mcptoolu_1", "name": "search", "server_name": "wiki", "input": {"q": "x"}}
+    result = {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "content": [text("found")]}
+    said = [call, result, text("Well.")] if answered else [call]
+    history = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": said}]
+    if answered:
+        history.append({"role": "user", "content": "And?"})
+    bench.script([text("Fine.")])
+    await bench.create(history)
+    (sampled,) = bench.model.bodies
+    bench.model.bodies.clear()
+    counting = {name: value for name, value in bench.request(history).items() if name != "max_tokens"}
+    await bench.client.beta.messages.count_tokens(**counting)
+    (counted,) = bench.model.bodies
+    del sampled["max_tokens"], sampled["stream"]
+    if not answered:
+        (outcome,) = sampled["messages"][-1]["content"]
+        assert outcome["content"]
+        outcome["content"] = ""  # what nobody knows before the call is made
+    assert counted == sampled
+
+
 @requirement("messages:38")
 async def test_unknown_paths_batches_and_large_bodies_get_their_errors(bench: Bench) -> None:
     async with httpx2.AsyncClient(base_url=bench.gateway.url, headers=HEADERS) as http:

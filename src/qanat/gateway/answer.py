@@ -15,13 +15,14 @@ from qanat.gateway.calls import CallReport
 from qanat.gateway.config import GatewayConfig
 from qanat.gateway.errors import invalid, too_long
 from qanat.gateway.events import EventQueue
-from qanat.gateway.history import pending_calls, to_upstream
-from qanat.gateway.loop import OWN_FIELDS, Conversation, Emit, LoopLimits, answer
+from qanat.gateway.history import pending_calls
+from qanat.gateway.loop import Conversation, Emit, LoopLimits, answer, upstream_body
 from qanat.gateway.metrics import Metrics
 from qanat.gateway.models import Models
 from qanat.gateway.oauth.vaults import OpenVault, Vaults
 from qanat.gateway.reach import Reach
 from qanat.gateway.request import Block, MessagesRequest, parse_betas, parse_request
+from qanat.gateway.results import ToolResult
 from qanat.gateway.servers import Servers
 from qanat.gateway.tool_cache import ToolCache
 from qanat.gateway.tools import Listing, ToolTable, build_table, pinned_listings
@@ -31,6 +32,8 @@ from qanat.ids import make_id
 from qanat.log import get_logger
 
 log = get_logger("qanat.gateway")
+UNKNOWN = ToolResult((), ())
+"""What a call that was not made yet may bring."""
 VAULT_HEADER = "qanat-vault"
 """Names the vault whose credentials the servers of a request get, where it brings no token of its own."""
 
@@ -63,7 +66,6 @@ class Answering:
 
     async def message(self, request: MessagesRequest, caller: Caller, request_id: str, emit: Emit) -> Turn:
         """Answer a request, emitting events on the way. Raises `APIError`; before the first event or after."""
-        upstream, upstream_model = self.models.find(request.model)
         pending = pending_calls(request.messages)
         pinned = pinned_listings(request)
         deadline = self._deadline()
@@ -71,18 +73,10 @@ class Answering:
             asked = await _list(servers, pinned, deadline)
             table = self._table(request, {**pinned, **asked}, request_id)
             check_pending(pending, table)
-            turn = Turn(make_id("msg", os.urandom(16)), request.model, table)
+            turn = new_turn(request, table)
             for block in listing_blocks(request, asked):
                 turn.begin_with(block)
-            talk = Conversation(
-                request,
-                table,
-                upstream,
-                servers,
-                self._info(request, request_id),
-                self._limits(deadline),
-                upstream_model,
-            )
+            talk = self._conversation(request, table, servers, request_id, deadline)
             try:
                 await answer(talk, turn, pending, emit)
             finally:
@@ -90,17 +84,24 @@ class Answering:
         return turn
 
     async def count_tokens(self, request: MessagesRequest, caller: Caller, request_id: str) -> int:
-        """How many input tokens a request takes, MCP tools included. Raises `APIError`."""
-        upstream, upstream_model = self.models.find(request.model)
-        pending_calls(request.messages)
+        """How many input tokens a request takes, MCP tools included. Raises `APIError`.
+
+        Calls that are pending would be made first: their results, which nobody knows yet, count as empty.
+        """
+        pending = pending_calls(request.messages)
         pinned = pinned_listings(request)
+        deadline = self._deadline()
         async with self._servers(request, caller, request_id) as servers:
-            table = self._table(request, {**pinned, **await _list(servers, pinned, self._deadline())}, request_id)
-        body = {key: value for key, value in request.body.items() if key not in (*OWN_FIELDS, "max_tokens")}
-        body |= {"model": upstream_model, "messages": to_upstream(request.messages)}
-        if table.entries:
-            body["tools"] = table.entries
-        return await upstream.count_tokens(body, self._info(request, request_id))
+            table = self._table(request, {**pinned, **await _list(servers, pinned, deadline)}, request_id)
+            check_pending(pending, table)
+            talk = self._conversation(request, table, servers, request_id, deadline)
+        turn = new_turn(request, table)
+        for use in pending:
+            turn.add_result(use, UNKNOWN)
+        body = upstream_body(talk, turn, first=True)
+        assert body is not None, "only further rounds can find the output used up"
+        del body["max_tokens"]
+        return await talk.upstream.count_tokens(body, talk.info)
 
     def _servers(self, request: MessagesRequest, caller: Caller, request_id: str) -> Servers:
         vault = OpenVault(self.vaults, caller, request.vault) if self.vaults is not None and request.vault else None
@@ -115,8 +116,12 @@ class Answering:
             log.warn("configured tool does not exist", server=server, tool=tool, request_id=request_id)
         return table
 
-    def _info(self, request: MessagesRequest, request_id: str) -> CallInfo:
-        return CallInfo(request.version, request.passed_betas, request_id)
+    def _conversation(
+        self, request: MessagesRequest, table: ToolTable, servers: Servers, request_id: str, deadline: float
+    ) -> Conversation:
+        upstream, upstream_model = self.models.find(request.model)
+        info = CallInfo(request.version, request.passed_betas, request_id)
+        return Conversation(request, table, upstream, servers, info, self._limits(deadline), upstream_model)
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.config.limits.request.total_seconds()
@@ -129,6 +134,11 @@ class Answering:
         self.metrics.iterations.labels(model).inc(len(turn.usage.iterations))
         for direction in ("input_tokens", "output_tokens"):
             self.metrics.tokens.labels(model, direction.removesuffix("_tokens")).inc(turn.usage.total(direction))
+
+
+def new_turn(request: MessagesRequest, table: ToolTable) -> Turn:
+    """A response that holds nothing yet."""
+    return Turn(make_id("msg", os.urandom(16)), request.model, table)
 
 
 async def _list(servers: Servers, pinned: dict[str, Listing], deadline: float) -> dict[str, Listing]:
