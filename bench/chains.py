@@ -42,13 +42,15 @@ class Builder:
     connections: int = 4
     """How many a connector keeps: each carries 250 streams of stock cloudflared's, 1,000 of ours."""
 
-    def build(self, name: str) -> Chain:
-        """Start a chain. Raises `ChainFailed`."""
-        logs = self.ground.directory / name
+    def build(self, name: str, label: str = "") -> Chain:
+        """Start a chain; `label` tells those of one name apart that stand at once. Raises `ChainFailed`."""
+        label = label or name
+        logs = self.ground.directory / label
         logs.mkdir(exist_ok=True)
         processes = Processes(logs)
         try:
-            chain = CHAINS[name].build(self, name, processes)
+            chain = CHAINS[name].build(self, label, processes)
+            chain.name = name
             chain.upstream = self.upstream
             return chain
         except BaseException:
@@ -231,7 +233,7 @@ class Builder:
 
     def _start_proxy(self, processes: Processes) -> tuple[int, int]:
         port = free_port()
-        path = self.ground.file("proxy.yaml", json.dumps(self._proxy(port)))
+        path = self.ground.file(f"proxy-{port}.yaml", json.dumps(self._proxy(port)))
         pid = processes.python("proxy", "-m", "qanat", "proxy", "-config", str(path))
         processes.wait_for_port("proxy", port)
         return pid, port

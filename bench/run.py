@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ class Run:
         begun = time.monotonic()
         for number in range(self.rounds):
             turn = number % len(self.chains)
-            for name in self.chains[turn:] + self.chains[:turn]:
-                self._measure_chain(make_builder, name, number)
+            names = self.chains[turn:] + self.chains[:turn]
+            self._measure_together(make_builder(TUNNEL_COUNTS[0]), names, number)
+            for name in names:
+                self._measure_alone(make_builder, name, number)
             if "join" in self.chains and not self.quick and not self.workloads:
                 self._measure_tunnel_counts(make_builder, number)
             self._keep(number + 1, time.monotonic() - begun)
@@ -62,39 +65,54 @@ class Run:
     def _wanted(self, text: str, workload: Workload, chain: str, number: int) -> bool:
         if (workload.only and chain not in workload.only) or (workload.once and number):
             return False
+        return self._wanted_at_all(text, workload)
+
+    def _wanted_at_all(self, text: str, workload: Workload) -> bool:
         if self.workloads:
             return text.startswith(self.workloads)
         return workload.quick or not self.quick
 
-    def _measure_chain(self, make_builder: Callable[[int], Builder], name: str, number: int) -> None:
-        wanted = [text for text, load in WORKLOADS.items() if self._wanted(text, load, name, number)]
-        alone = [text for text in wanted if WORKLOADS[text].alone]
-        groups = [[text for text in wanted if text not in alone], *[[text] for text in alone]]
-        for group in filter(None, groups):
+    def _measure_together(self, builder: Builder, names: list[str], number: int) -> None:
+        """Workloads that need no fresh chain: all stand at once, and are measured within seconds of each other."""
+        wanted = [text for text, load in WORKLOADS.items() if not load.alone and self._wanted_at_all(text, load)]
+        with ExitStack() as stack:
+            chains = [chain for name in names if wanted and (chain := self._build(stack, builder, name))]
+            for text in wanted:
+                for _ in range(1 if self.quick else WORKLOADS[text].turns):
+                    for chain in chains:
+                        if self._wanted(text, WORKLOADS[text], chain.name, number):
+                            self._measure_one(chain, text, WORKLOADS[text].job, number)
+
+    def _measure_alone(self, make_builder: Callable[[int], Builder], name: str, number: int) -> None:
+        """Workloads that want a chain which has done nothing yet."""
+        for text, load in WORKLOADS.items():
+            if not load.alone or not self._wanted(text, load, name, number):
+                continue
             builder = make_builder(TUNNEL_COUNTS[0])
-            builder.connections = WORKLOADS[group[0]].connections
-            try:
-                chain = builder.build(name)
-            except Exception as failed:  # whatever keeps one chain from starting must not end the run
-                self._note(f"{name}: {failed if isinstance(failed, ChainFailed) else repr(failed)}")
-                return
-            try:
-                for text in group:
-                    self._measure_one(chain, text, WORKLOADS[text].job, number)
-            finally:
-                chain.processes.stop()
+            builder.connections = load.connections
+            with ExitStack() as stack:
+                if chain := self._build(stack, builder, name):
+                    self._measure_one(chain, text, load.job, number)
 
     def _measure_tunnel_counts(self, make_builder: Callable[[int], Builder], number: int) -> None:
-        for count in TUNNEL_COUNTS:
-            try:
-                chain = make_builder(count).build("join")
-            except ChainFailed as failed:
-                self._note(f"join, {count} tunnels known: {failed}")
-                return
-            try:
-                self._measure_one(chain, f"calls, 32 sessions, {count} tunnels known", CALLS.job, number)
-            finally:
-                chain.processes.stop()
+        with ExitStack() as stack:
+            chains = [
+                (count, self._build(stack, make_builder(count), "join", f"join-{count}")) for count in TUNNEL_COUNTS
+            ]
+            for _ in range(CALLS.turns):
+                for count, chain in chains:
+                    if chain is not None:
+                        self._measure_one(chain, f"calls, 32 sessions, {count} tunnels known", CALLS.job, number)
+
+    def _build(self, stack: ExitStack, builder: Builder, name: str, label: str = "") -> Chain | None:
+        """A chain that stands until the stack is left; None, and a note, if it does not come up."""
+        try:
+            chain = builder.build(name, label)
+        except Exception as failed:  # whatever keeps one chain from starting must not end the run
+            self._note(f"{label or name}: {failed if isinstance(failed, ChainFailed) else repr(failed)}")
+            return None
+        stack.callback(chain.processes.stop)
+        return chain
 
     def _measure_one(self, chain: Chain, text: str, job: dict[str, Any], number: int) -> None:
         begun = time.monotonic()

@@ -27,7 +27,9 @@ class Workload:
     alone: bool = False
     """On a chain of its own: memory is compared with that of one that has done nothing yet."""
     connections: int = 4
-    """How many the connector keeps, on a chain of its own if these are not four."""
+    """How many the connector keeps, where the chain is not shared."""
+    turns: int = 1
+    """How often each candidate is asked in a round of a full run."""
     once: bool = False
     """In the first round only: it holds or it does not."""
 
@@ -43,7 +45,7 @@ def calls(sessions: int, count: int) -> dict[str, Any]:
 WORKLOADS = {
     "calls, 1 session": Workload(calls(1, 2000), quick=True),
     "calls, 4 sessions": Workload(calls(4, 6000)),
-    "calls, 32 sessions": Workload(calls(32, 24000), quick=True),
+    "calls, 32 sessions": Workload(calls(32, 12000), quick=True, turns=2),
     "calls, 128 sessions": Workload(calls(128, 12000)),
     "new session and call": Workload({"kind": "new", "calls": 320}),
     "events, 200 streams": Workload(
