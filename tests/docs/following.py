@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -68,9 +67,3 @@ class Follower:
         logs = "\n".join(path.read_text() for path in self.state.glob("*.log"))
         assert process.returncode == 0, f"{text}\n--- said:\n{output}\n--- logs:\n{logs[-4000:]}"
         return output
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

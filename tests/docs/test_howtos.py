@@ -17,8 +17,9 @@ from qanat.api.http import Call, JSONClient
 from qanat.api.tunnels import TunnelsClient
 from qanat.ids import TunnelID
 from qanat.stack import Stack, join
-from tests.docs.following import IMAGE, ROOT, Follower, blocks, free_port
+from tests.docs.following import IMAGE, ROOT, Follower, blocks
 from tests.docs.shims import alive
+from tests.support.ports import free_port
 
 
 @dataclass

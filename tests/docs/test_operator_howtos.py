@@ -17,9 +17,10 @@ import pytest
 from qanat.control.config import ControlConfig
 from qanat.control.server import open_operations
 from qanat.control.server import serve as serve_control
-from tests.docs.following import IMAGE, ROOT, Follower, blocks, free_port
+from tests.docs.following import IMAGE, ROOT, Follower, blocks
 from tests.docs.shims import alive
 from tests.support.control import EDGE_KEY, control_config
+from tests.support.ports import free_port
 from tests.support.postgres import Postgres, find_programs, running_postgres
 from tests.support.redis import redis_server
 

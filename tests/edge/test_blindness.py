@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import secrets
-import socket
 import ssl
 import sys
 import urllib.request
@@ -42,6 +41,7 @@ from tests.support.edge_control import ask
 from tests.support.edge_processes import edge_processes
 from tests.support.path import proxy_settings, write_files
 from tests.support.pki import throwaway_ca
+from tests.support.ports import free_port
 from tests.support.postgres import find_programs, running_postgres
 from tests.support.redis import redis_server
 from tests.support.requirements import requirement
@@ -78,13 +78,6 @@ async def proxy_process(folder: Path, domain: str, upstream: str) -> AsyncIterat
         if process.returncode is None:
             process.kill()
         await process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 async def answer(request: Request) -> JSONResponse:

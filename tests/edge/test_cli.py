@@ -18,9 +18,9 @@ from qanat.edge.config import EdgeConfig
 from qanat.edge.workers import for_worker
 from qanat.pki.judge import covers
 from qanat.pki.material import load_pair
-from tests.edge.test_blindness import free_port
 from tests.support.edge import Client, DictDirectory, EchoProxy, OperatorFiles, connect, edge_settings, make_tunnel
 from tests.support.edge_processes import SERVICE_KEY, directory_over_http
+from tests.support.ports import free_port
 from tests.support.redis import redis_server
 from tests.support.requirements import requirement
 

@@ -19,7 +19,6 @@ from qanat.edge import balance
 from qanat.edge.membership import Node, NodeSaid, RouteSaid, encode
 from qanat.edge.server import Edge
 from qanat.tunnel.connection import RegistrationRefused
-from tests.edge.test_blindness import free_port
 from tests.support.edge import (
     TIMEOUT,
     DictDirectory,
@@ -30,6 +29,7 @@ from tests.support.edge import (
     make_tunnel,
     running_edge,
 )
+from tests.support.ports import free_port
 from tests.support.redis import RedisServer, redis_server
 from tests.support.requirements import requirement
 

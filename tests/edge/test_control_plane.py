@@ -14,11 +14,11 @@ from qanat.control.server import serve as serve_control
 from qanat.edge.server import Edge, serve
 from qanat.tunnel.connection import RegistrationRefused
 from qanat.wire.token import TunnelToken, parse_token
-from tests.edge.test_blindness import free_port
 from tests.support.control import EDGE_KEY, control_config
 from tests.support.edge import BASE, TIMEOUT, EchoProxy, OperatorFiles, client, connect, edge_config
 from tests.support.edge_control import ask
 from tests.support.pki import throwaway_ca
+from tests.support.ports import free_port
 from tests.support.requirements import requirement
 
 pytestmark = pytest.mark.slow

@@ -19,8 +19,9 @@ from qanat.gateway.server import serve
 from tests.gateway.test_tunnels import config
 from tests.support.gateway import KEY, DictControl, Wiki, principal
 from tests.support.path import edge_running
+from tests.support.ports import free_port
 from tests.support.requirements import requirement
-from tests.support.sign_in import Browser, Network, free_port, network_running
+from tests.support.sign_in import Browser, Network, network_running
 
 HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01", "anthropic-beta": "mcp-client-2025-11-20"}
 

@@ -16,7 +16,7 @@ from qanat.connector.server import serve
 from tests.interop.conftest import CONNECTORS
 from tests.support.cloudflared import cloudflared
 from tests.support.edge import DictDirectory, OperatorFiles, Tunnel, client, make_tunnel, running_edge
-from tests.support.loopback_edge import free_port
+from tests.support.ports import free_port
 from tests.support.proxy import until
 from tests.support.requirements import requirement
 from tests.support.upstream_server import upstream_server

@@ -6,7 +6,6 @@ Opens its doors on `open`, closes them rudely (`kill`) or politely (`close`), an
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -25,21 +24,11 @@ from qanat.tunnel.quic_udp import QUICListener, listen_quic
 from qanat.tunnel.wss import accept_wss
 from qanat.wire.token import TunnelToken
 from tests.support.pki import now, serial, throwaway_ca
+from tests.support.ports import free_port
 
 TIMEOUT = 30.0
 TUNNEL = TunnelUUID(UUID("11111111-2222-4333-8444-555555555555"))
 SECRET = b"0123456789abcdef0123456789abcdef"
-
-
-def free_port() -> int:
-    """A port that is free for both TCP and UDP."""
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind(("127.0.0.1", 0))
-            port = int(udp.getsockname()[1])
-            with suppress(OSError):
-                tcp.bind(("127.0.0.1", port))
-                return port
 
 
 def tunnel_token(secret: bytes = SECRET) -> str:
@@ -148,8 +137,8 @@ class LoopbackEdge:
             server = await loop.create_server(lambda: self._tls(EdgeHTTP2(self.guests)), "127.0.0.1", self.port)
             self._servers.append(server)
         if wss:
+            self.wss_port = self.wss_port or free_port()
             server = await loop.create_server(lambda: self._tls(accept_wss(self.guests)), "127.0.0.1", self.wss_port)
-            self.wss_port = server.sockets[0].getsockname()[1]
             self._servers.append(server)
 
     def _tls(self, above: asyncio.Protocol) -> TLSServer:

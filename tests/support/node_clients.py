@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import re
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.proxy import WAIT
 
 NPM = Path(__file__).parent.parent / "npm"
@@ -50,7 +50,7 @@ async def node(*arguments: str | Path, environment: dict[str, str] | None = None
 @asynccontextmanager
 async def everything() -> AsyncIterator[str]:
     """The official everything-server, in its TypeScript."""
-    port = _free_port()
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         NODE,
         EVERYTHING,
@@ -70,12 +70,6 @@ async def everything() -> AsyncIterator[str]:
         process.kill()
         await process.wait()
     await drain
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 async def verdicts(url: str, revision: str) -> dict[str, tuple[str, ...]]:

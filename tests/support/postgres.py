@@ -7,12 +7,13 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.ports import free_port
 
 TRIES = 5
 INITDB = ("-A", "trust", "-N", "--locale=C", "-E", "UTF8")
@@ -99,7 +100,7 @@ def _start(programs: Path, directory: Path, superuser: str) -> Postgres:
     """On a port that was free a moment ago; when somebody else was quicker, on another."""
     data, log = directory / "data", directory / "log"
     for _ in range(TRIES):
-        port = _free_port()
+        port = free_port()
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         options += " -c fsync=off -c max_connections=200"
         try:
@@ -111,8 +112,3 @@ def _start(programs: Path, directory: Path, superuser: str) -> Postgres:
             continue
         return Postgres(programs, port, directory, superuser)
     raise AssertionError(f"no port stayed free {TRIES} times")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

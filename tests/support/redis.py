@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from tests.support.ports import free_port
 
 TRIES = 5
 
@@ -31,7 +32,7 @@ class RedisServer:
     async def start(self) -> None:
         """The first time on a port that was free a moment ago; when somebody else was quicker, on another."""
         for _ in range(TRIES if not self.port else 1):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             if await self._start(port):
                 self.port = port
                 return
@@ -59,12 +60,6 @@ class RedisServer:
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @asynccontextmanager

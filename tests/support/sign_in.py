@@ -6,7 +6,6 @@ import html
 import json
 import re
 import secrets
-import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +34,7 @@ from tests.support.oidc_provider import OIDCProvider, require_provider
 from tests.support.path import PathParts, Served, write_files
 from tests.support.pki import throwaway_ca, throwaway_server
 from tests.support.planted import remember
+from tests.support.ports import free_port
 
 SCOPE = "wiki.read"
 SECRET_FIELDS = {"code", "code_verifier", "refresh_token", "client_secret", "client_assertion"}
@@ -70,12 +70,6 @@ class AuthShim:
             url = f"https://localhost:{self.provider.port}{path}"
             answer = await http.request(request.method, url, content=content, headers=headers)
         return Response(answer.content, answer.status_code, {"content-type": answer.headers.get("content-type", "")})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -18,8 +18,9 @@ import pytest
 from tests.support.console import text_of
 from tests.support.control import ControlThread
 from tests.support.oidc_provider import OIDCProvider
+from tests.support.ports import free_port
 from tests.support.requirements import requirement
-from tests.support.sign_in import free_port, provider_running
+from tests.support.sign_in import provider_running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 SECRET = "a-secret-of-the-console"
