@@ -139,6 +139,7 @@ class Stack(asyncio.Protocol):
         self._receive: list[Callable[[bytes], bytes]] = []
         self._wrap: list[Callable[[bytes], bytes]] = []
         """Of the layers that are open, in the order in which each direction goes through them."""
+        self._failure: Exception | None = None
 
     def opened(self) -> None:
         """Every layer stands."""
@@ -162,7 +163,7 @@ class Stack(asyncio.Protocol):
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost(exc or ConnectionResetError("closed"))
+        self.lost(self._failure or exc or ConnectionResetError("closed"))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -173,7 +174,7 @@ class Stack(asyncio.Protocol):
             elif data:
                 self.received(data)
         except (ssl.SSLError, ConnectionError) as error:
-            self.lost(error)
+            self._failure = error
             self.transport.abort()
 
     def _begin(self) -> None:

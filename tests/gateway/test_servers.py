@@ -6,8 +6,6 @@ import asyncio
 import base64
 import gzip
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -17,9 +15,7 @@ from anthropic.types.beta import BetaTextBlock
 from mcp.server.mcpserver import MCPServer
 from starlette.responses import Response
 
-from qanat.gateway.config import Limits
-from qanat.gateway.goodbyes import Goodbyes
-from qanat.gateway.mcp_link import Link, Observed
+from qanat.gateway.mcp_link import Observed
 from tests.gateway.conftest import Bench
 from tests.support.answers import error_of
 from tests.support.asgi import serve_asgi
@@ -303,7 +299,7 @@ async def test_sessions_are_ended_and_nothing_but_tools_is_asked_for(bench: Benc
 async def test_an_answer_does_not_wait_for_a_server_that_will_not_end_its_session(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qanat.gateway.goodbyes.GOODBYE", 3600.0)
+    monkeypatch.setattr("qanat.gateway.mcp_link.GOODBYE", 3600)
     agree = asyncio.Event()
 
     async def hesitate(_: Block) -> Block:
@@ -325,41 +321,6 @@ async def test_an_answer_does_not_wait_for_a_server_that_will_not_end_its_sessio
             assert [event.type async for event in streamed][-1] == "message_stop"
             await stub.ended.wait()
         agree.set()
-
-
-async def test_a_gateway_that_stops_lets_the_goodbyes_under_way_be_said() -> None:
-    goodbyes = Goodbyes()
-    async with stub_mcp(session_id="s-1") as stub:
-        link = await opened(stub)
-        goodbyes.say(link)
-        await goodbyes.aclose()
-        assert stub.ended.is_set()
-        assert link.spent
-
-
-async def test_sessions_beyond_the_limit_end_without_a_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qanat.gateway.goodbyes.MAX_GOODBYES", 0)
-    goodbyes = Goodbyes()
-    async with stub_mcp(session_id="s-1") as stub:
-        stub.on["DELETE"] = stub.hang
-        link = await opened(stub)
-        goodbyes.say(link)
-        async with asyncio.timeout(20):
-            await goodbyes.aclose()
-        assert link.spent
-
-
-async def opened(stub: StubMCP) -> Link:
-    """A link that stands."""
-
-    @asynccontextmanager
-    async def source() -> AsyncIterator[httpx2.AsyncBaseTransport]:
-        async with httpx2.AsyncHTTPTransport() as transport:
-            yield transport
-
-    link = Link(stub.url, None, source, Limits())
-    await link.open()
-    return link
 
 
 @requirement("messages:29")
@@ -479,21 +440,3 @@ async def test_a_list_of_tools_without_end_is_refused(bench: Bench) -> None:
         with pytest.raises(BadRequestError, match="list of tools is too large"):
             await client.beta.messages.create(**bench.request(**at(stub.url)))
         assert stub.methods.count("tools/list") == 3
-
-
-@pytest.mark.slow
-async def test_a_server_that_never_answered_gets_no_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qanat.gateway.mcp_link.GOODBYE", 3600)
-
-    @asynccontextmanager
-    async def source() -> AsyncIterator[httpx2.AsyncBaseTransport]:
-        async with httpx2.AsyncHTTPTransport() as transport:
-            yield transport
-
-    async with stub_mcp() as stub:
-        stub.on["server/discover"] = stub.on["initialize"] = stub.hang
-        opening = asyncio.create_task(Link(stub.url, None, source, Limits()).open())
-        await asyncio.wait_for(stub.called.wait(), 20)
-        opening.cancel()
-        done, _ = await asyncio.wait([opening], timeout=20)
-        assert done

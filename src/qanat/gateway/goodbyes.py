@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from qanat.gateway.mcp_link import GOODBYE, Link
+from qanat.gateway.mcp_link import Link
 
 MAX_GOODBYES = 256
 """Sessions that may take their time to end at once; those beyond are dropped without a word."""
@@ -19,8 +19,8 @@ class Goodbyes:
 
     def say(self, link: Link) -> None:
         """End a link's session, soon."""
-        patience = GOODBYE if len(self._tasks) < MAX_GOODBYES else 0.0
-        task = asyncio.create_task(link.close(patience), name="mcp goodbye")
+        room = len(self._tasks) < MAX_GOODBYES
+        task = asyncio.create_task(link.close(goodbye=room), name="mcp goodbye")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -67,8 +67,12 @@ class Observed(httpx2.AsyncBaseTransport):
     bytes_out: int = 0
     listens: bool = False
     """Whether a stream of server messages is wanted; otherwise it would hold a connection for nothing."""
+    over: bool = False
+    """Nothing more is sent: the SDK would say goodbye even when it is cancelled."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self.over:
+            return httpx2.Response(405)
         if request.method == "GET" and not self.listens and "last-event-id" not in request.headers:
             return httpx2.Response(405)
         self.bytes_in += int(request.headers.get("content-length", "0"))
@@ -147,8 +151,7 @@ class Link:
         try:
             await ready
         except BaseException:
-            self._task.cancel()  # a server that was never met gets no goodbye
-            await self.close()
+            await self.close(goodbye=False)  # a server that was never met gets none
             raise
 
     @property
@@ -158,14 +161,17 @@ class Link:
         ended = self._task is None or self._task.done()
         return ended or (self.observed is not None and self.observed.statuses[-1:] == [404])
 
-    async def close(self, patience: float = GOODBYE) -> None:
-        """End the session; bounded, and never raises for what the server does. It has `patience` seconds to agree."""
+    async def close(self, *, goodbye: bool = True) -> None:
+        """End the session; bounded, and never raises for what the server does. Without a `goodbye` it is not told."""
         if self._task is None:
             return
-        self._leave.set()
         task, self._task = self._task, None
-        _, running = await asyncio.wait([task], timeout=patience)
-        if running:
+        if goodbye:
+            self._leave.set()
+            await asyncio.wait([task], timeout=GOODBYE)
+        if not task.done():
+            if self.observed is not None:
+                self.observed.over = True
             task.cancel()
             await asyncio.wait([task], timeout=GOODBYE)
 
