@@ -6,7 +6,6 @@ bytes in, bytes out, no tasks.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import ssl
 from base64 import b64encode
@@ -15,7 +14,7 @@ from typing import Protocol
 
 from websockets.speedups import apply_mask
 
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 
 CHUNK = 64 * 1024
 _BINARY, _CONTROL = 0x82, 8
@@ -129,10 +128,10 @@ def _frame(data: bytes, position: int) -> tuple[int, int] | None:
     return (start, start + size) if start + size <= len(data) else None
 
 
-class Stack(asyncio.Protocol):
+class Stack(Receiver):
     """A connection and its layers, outermost first. Whoever is on top overrides `opened`, `received` and `lost`."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, layers: list[Layer]) -> None:
         self._unopened = layers
@@ -158,8 +157,8 @@ class Stack(asyncio.Protocol):
                 piece = wrap(piece)
             self.transport.write(piece)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -21,6 +21,7 @@ import uvloop
 
 from bench.layers import TLS, Layer, Stack, WebSocket
 from qanat.net.process import use_large_blocks
+from qanat.net.transport import as_protocol
 
 CALL_BODY = json.dumps(
     {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": {"q": "z" * 900}}}
@@ -153,7 +154,7 @@ class Dialler:
     async def open(self) -> Session:
         """A session ready for requests."""
         session = Session(self._target.host, [self._layer(name) for name in self._target.layers], self._tally)
-        await asyncio.get_running_loop().create_connection(lambda: session, sock=await self._connect())
+        await asyncio.get_running_loop().create_connection(lambda: as_protocol(session), sock=await self._connect())
         async with asyncio.timeout(60):
             await session.ready
         return session

@@ -19,6 +19,7 @@ from tests.support.proxy import DOMAIN, WAIT, TestPKI, config_data, make_pki, up
 
 from bench.measure import pss_bytes
 from qanat.net.tls import TLSClient
+from qanat.net.transport import Receiver, Transport
 from qanat.net.websocket import WebSocketClient
 
 REQUEST = f"GET /mcp HTTP/1.1\r\nHost: echo.{DOMAIN}\r\nAccept: text/event-stream\r\n\r\n".encode()
@@ -27,17 +28,16 @@ EVENT = b"9\r\ndata: 1\n\n\r\n"
 STREAMS = 500
 
 
-class Session(asyncio.Protocol):
+class Session(Receiver):
     """A caller's inner session; `open` and `heard` tell how far it is."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self) -> None:
         self.open, self.heard = asyncio.Event(), asyncio.Event()
         self._received = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         self.open.set()
 

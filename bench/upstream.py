@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import httptools
 import uvloop
 
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport, as_protocol
 
 CALL_BODY = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"' + b"x" * 940 + b'"}]}}'
 CALL = (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(CALL_BODY)) + CALL_BODY
@@ -22,11 +22,10 @@ EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encodi
 CHUNK = b"b" * 65536
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(Receiver):
     """One connection."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self._transport = transport
         self._parser = httptools.HttpRequestParser(self)
         self._writable = asyncio.Event()
@@ -94,7 +93,7 @@ async def main(port: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await loop.create_server(Upstream, "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(lambda: as_protocol(Upstream()), "127.0.0.1", port, backlog=4096)
     print("ready", flush=True)
     await stop.wait()
     server.close()

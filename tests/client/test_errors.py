@@ -7,8 +7,7 @@ import pickle
 import pytest
 
 from qanat.client.errors import TunnelFailed, TunnelLost, to_lost
-from qanat.net.tls import TLSTruncated
-from qanat.net.websocket import WebSocketClosed
+from qanat.net.errors import TLSTruncated, WebSocketClosed
 from tests.support.requirements import requirement
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from qanat.connector.config import parse_upstream
 from qanat.connector.upstream import UpstreamHandler
+from qanat.net.transport import Transport, as_protocol
 from qanat.tunnel.connection import RequestHead, StreamKind
 from qanat.tunnel.memory import MemoryConnector
 from tests.support.pki import throwaway_ca, throwaway_server
@@ -181,7 +182,7 @@ async def test_a_client_that_leaves_while_we_dial_leaves_nothing_behind() -> Non
 @requirement("connector:tcp")
 async def test_raw_tcp_goes_to_a_tcp_upstream_and_nowhere_else() -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    server = await loop.create_server(lambda: as_protocol(Echo()), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with forwarding(f"tcp://127.0.0.1:{port}") as tunnel:
         client = tunnel.open(RequestHead(StreamKind.TCP, "", "192.0.2.1:22", ""))  # what the edge names is not dialled
@@ -228,7 +229,7 @@ async def test_an_upstream_that_reads_nothing_stops_the_client_and_grows_nothing
 
 
 class _NeverReads(Echo):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         self.transport.pause_reading()
 

@@ -13,8 +13,8 @@ import pytest
 
 from qanat.connector.server import serve
 from qanat.connector.supervisor import Supervisor
-from qanat.net.layer import as_transport
 from qanat.net.splice import splice
+from qanat.net.transport import Receiver, Transport, as_protocol
 from tests.connector.conftest import config_for
 from tests.connector.test_lifecycle import fields, open_socket, wait_logged
 from tests.support.loopback_edge import TIMEOUT, loopback_edge
@@ -30,15 +30,15 @@ def _logs(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-class ConnectProxy(asyncio.Protocol):
+class ConnectProxy(Receiver):
     """An HTTP proxy that knows CONNECT and one user."""
 
     def __init__(self, seen: list[str], user: str, port: int) -> None:
         self._seen, self._port, self._buffer = seen, port, b""
         self._expected = "Basic " + base64.b64encode(user.encode()).decode()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -65,7 +65,7 @@ async def connect_proxy(user: str, port: int) -> AsyncIterator[tuple[int, list[s
     """A proxy whose every tunnel leads to a local port; yields its own port and the request lines it got."""
     seen: list[str] = []
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: ConnectProxy(seen, user, port), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: as_protocol(ConnectProxy(seen, user, port)), "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1], seen
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qanat.edge.server import Edge
+from qanat.net.transport import Receiver
 from qanat.tunnel.connection import IncomingStream, RegistrationRefused
 from qanat.tunnel.wss import Way, dial_wss
 from qanat.wire.websocket import CloseReceived
@@ -30,7 +31,7 @@ from tests.support.requirements import requirement
 class Silent:
     """A connector's handler that never answers."""
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         return asyncio.Protocol()
 
 

@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 from qanat.net.websocket import WebSocketClient
 from qanat.tunnel.connection import StreamReset
 from tests.interop.conftest import CONNECTORS, Wire
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.parametrize(("connector", "protocol"), CONNECTORS)
 PLAIN = (("Accept-Encoding", "identity"),)
 
 
-class Pump(asyncio.Protocol):
+class Pump(Receiver):
     """Writes a pattern of `size` bytes as fast as it may, and hashes what comes back."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, size: int) -> None:
         self._left, self.missing = size, size
@@ -32,8 +32,7 @@ class Pump(asyncio.Protocol):
         self.sent, self.received = hashlib.sha256(), hashlib.sha256()
         self.done = asyncio.Event()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         self._pump()
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from qanat.net.dial import start_tls
+from qanat.net.transport import Receiver
 from qanat.net.websocket import WebSocketClient
 from tests.interop.conftest import CONNECTORS, start_connector
 from tests.support.loopback_edge import TIMEOUT, loopback_edge
@@ -34,13 +36,13 @@ async def test_requests_travel_inside_an_inner_tls_session(connector: str, proto
         reader = asyncio.StreamReader()
         above = asyncio.StreamReaderProtocol(reader)
 
-        def below(layer: asyncio.Protocol) -> None:
+        def below(layer: Receiver) -> None:
             websocket = WebSocketClient(layer)
             client.transport.set_protocol(websocket)
             websocket.connection_made(client.transport)
 
         tls = await start_tls(below, above, pki.context(), f"echo.{DOMAIN}", timeout=TIMEOUT)
-        inner = Inner(reader, asyncio.StreamWriter(tls, above, reader, asyncio.get_running_loop()), tls, tls)
+        inner = Inner(reader, asyncio.StreamWriter(cast(Any, tls), above, reader, asyncio.get_running_loop()), tls, tls)
         for number in range(3):  # one session carries many requests
             answer = await inner.ask(f"POST /mcp?n={number} HTTP/1.1\nHost: echo.{DOMAIN}\nContent-Length: 5", b"hello")
             assert answer.status == 200

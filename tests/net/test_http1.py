@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from qanat.errors import ProtocolError, UnexpectedEnd
 from qanat.net import http1_fields
+from qanat.net.errors import HTTPViolation
 from qanat.net.http1 import (
     BodyReceived,
     Framing,
@@ -25,7 +26,7 @@ from qanat.net.http1 import (
     encode_chunk,
     encode_last_chunk,
 )
-from qanat.net.http1_fields import Fields, HTTPViolation, encode_head, parse_fields, values
+from qanat.net.http1_fields import Fields, encode_head, parse_fields, values
 
 REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-Empty:\r\nX-Two:  a b \t\r\n"
 GOOD_REQUESTS = {

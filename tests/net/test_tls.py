@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qanat.net.dial import dial_tls, start_tls
+from qanat.net.errors import TLSFailed, TLSTruncated
 from qanat.net.layer import HIGH_WATER
 from qanat.net.memory import MemoryTransport, memory_pair
-from qanat.net.tls import HandshakeGate, TLSClient, TLSFailed, TLSServer, TLSTruncated
+from qanat.net.tls import HandshakeGate, TLSClient, TLSServer
+from qanat.net.transport import Receiver, as_protocol
 from tests.support.pki import DOMAIN, throwaway_ca, throwaway_server
 from tests.support.recorder import TIMEOUT, Recorder, settle
 
@@ -298,7 +300,7 @@ class TestAgainstTheStandardLibrary:
     ) -> None:
         above = Recorder()
         server = await asyncio.get_running_loop().create_server(
-            lambda: TLSServer(above, server_context), "127.0.0.1", 0
+            lambda: as_protocol(TLSServer(above, server_context)), "127.0.0.1", 0
         )
         async with server:
             port = server.sockets[0].getsockname()[1]
@@ -321,7 +323,7 @@ class TestAgainstTheStandardLibrary:
             peers.append(Recorder())
             return TLSServer(peers[-1], server_context)
 
-        server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(lambda: as_protocol(accept()), "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(TLSFailed, match="certificate verify failed"):
@@ -331,7 +333,7 @@ class TestAgainstTheStandardLibrary:
     async def test_a_silent_peer_is_given_up_in_time(self, client_context: ssl.SSLContext) -> None:
         silent = Recorder()
 
-        def connect(layer: asyncio.Protocol) -> None:
+        def connect(layer: Receiver) -> None:
             memory_pair(layer, silent)
 
         with pytest.raises(TimeoutError):

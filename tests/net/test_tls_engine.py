@@ -6,7 +6,8 @@ import ssl
 
 import pytest
 
-from qanat.net.tls import TLSClient, TLSFailed, TLSServer
+from qanat.net.errors import TLSFailed
+from qanat.net.tls import TLSClient, TLSServer
 from qanat.net.tls_engine import TLSEngine, end_of_record
 from tests.net.test_tls import HOST, Session, contexts
 from tests.support.recorder import Recorder, settle

@@ -9,22 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qanat.net import websocket
+from qanat.net.errors import WebSocketClosed
 from qanat.net.layer import HIGH_WATER
 from qanat.net.memory import memory_pair
-from qanat.net.websocket import (
-    GOING_AWAY_NOTICE,
-    WebSocketClient,
-    WebSocketClosed,
-    WebSocketServer,
-)
-from qanat.wire.websocket import (
-    CloseReceived,
-    PingReceived,
-    PongReceived,
-    WebSocketCodec,
-    WebSocketEvent,
-    WebSocketViolation,
-)
+from qanat.net.websocket import GOING_AWAY_NOTICE, WebSocketClient, WebSocketServer
+from qanat.wire.errors import WebSocketViolation
+from qanat.wire.websocket import CloseReceived, PingReceived, PongReceived, WebSocketCodec, WebSocketEvent
 from tests.support.recorder import Recorder, settle
 
 

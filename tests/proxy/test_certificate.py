@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 
 from qanat.errors import ConfigInvalid
-from qanat.net.tls import TLSFailed
+from qanat.net.errors import TLSFailed
 from qanat.proxy.certificate import load_certificate
 from qanat.proxy.reload import CertificateWatch
 from tests.support.pki import documented_ca, documented_server, throwaway_ca, throwaway_server

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.proxy.dial import Resolver
 from qanat.proxy.errors import ResolutionFailed
 from tests.support.pki import throwaway_ca, throwaway_server
@@ -39,14 +40,14 @@ class Trap:
 async def trap_set() -> AsyncIterator[Trap]:
     trap = Trap()
 
-    class Visitor(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    class Visitor(Receiver):
+        def connection_made(self, transport: Transport) -> None:
             trap.visitors += 1
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Visitor, "127.0.0.1", 0)
+    server = await loop.create_server(lambda: as_protocol(Visitor()), "127.0.0.1", 0)
     trap.port = server.sockets[0].getsockname()[1]
-    other = await loop.create_server(Visitor, "::1", trap.port)
+    other = await loop.create_server(lambda: as_protocol(Visitor()), "::1", trap.port)
     try:
         yield trap
     finally:

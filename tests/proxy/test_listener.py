@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import ssl
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from qanat.net.layer import Layer
+from qanat.net.transport import Receiver, Transport
 from qanat.net.websocket import WebSocketClient
 from qanat.tunnel.connection import IncomingStream, RequestHead, ResponseHead, StreamKind
 from qanat.wire.websocket import CloseReceived, PayloadReceived, PongReceived, WebSocketCodec
@@ -115,7 +116,7 @@ async def test_beyond_the_connection_cap_upgrades_get_503(pki: TestPKI) -> None:
                 break
 
 
-class Frames(asyncio.Protocol):
+class Frames(Receiver):
     """The raw end of a WebSocket."""
 
     def __init__(self) -> None:
@@ -124,7 +125,7 @@ class Frames(asyncio.Protocol):
         self.changed = asyncio.Event()
         self.lost = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         self.transport: Any = transport
 
     def data_received(self, data: bytes) -> None:
@@ -177,7 +178,7 @@ async def test_garbage_instead_of_tls_gets_an_alert_and_then_1002(pki: TestPKI) 
 class Refragmented(Layer):
     """Below a WebSocket client: cuts its byte stream into frames as a test wants them."""
 
-    def __init__(self, above: asyncio.Protocol, style: str) -> None:
+    def __init__(self, above: Receiver, style: str) -> None:
         super().__init__(above)
         self._style = style
         self._codec = WebSocketCodec(lambda: os.urandom(4))
@@ -220,7 +221,7 @@ async def test_how_the_stream_is_cut_into_frames_does_not_matter(pki: TestPKI, s
     layers: list[Refragmented] = []
 
     class Cut(TunnelEnd):
-        async def open_websocket(self, above: asyncio.Protocol) -> asyncio.Transport:
+        async def open_websocket(self, above: Receiver) -> Transport:
             layers.append(Refragmented(above, style))
             return await upgrade(self.address, layers[0])
 
@@ -244,7 +245,7 @@ async def test_a_clean_end_in_both_directions_closes_with_1000(pki: TestPKI) -> 
             super()._hear_close(event)
 
     class Watched(TunnelEnd):
-        async def open_websocket(self, above: asyncio.Protocol) -> asyncio.Transport:
+        async def open_websocket(self, above: Receiver) -> Transport:
             return await upgrade(self.address, Watching(above))
 
     async with upstream_running() as upstream, proxy_running(pki, {"echo": upstream.url}) as end:
@@ -257,11 +258,10 @@ async def test_a_clean_end_in_both_directions_closes_with_1000(pki: TestPKI) -> 
         inner.writer.close()
 
 
-class MemoryStream(IncomingStream):
+class MemoryStream:
     """A tunnel stream as a connector in this process would hand it over."""
 
     def __init__(self, head: RequestHead) -> None:
-        super().__init__()
         self.head = head
         self.response: ResponseHead | None = None
         self.written = b""
@@ -290,7 +290,7 @@ async def test_streams_handed_over_in_memory_meet_the_same_door(pki: TestPKI) ->
     async with proxy_running(pki, NOWHERE) as end:
         headers = (("Sec-Websocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), ("Sec-WebSocket-Version", "13"))
         stream = MemoryStream(RequestHead(StreamKind.WEBSOCKET, "GET", "any", "/", headers))
-        protocol = end.proxy.handle_stream(stream)
+        protocol = end.proxy.handle_stream(cast(IncomingStream, stream))
         protocol.connection_made(stream)
         assert stream.response is not None
         assert stream.response.status == 101
@@ -300,6 +300,6 @@ async def test_streams_handed_over_in_memory_meet_the_same_door(pki: TestPKI) ->
         assert end.proxy.websockets == 0
         for path, status in (("/healthz", 200), ("/readyz", 200), ("/", 426)):
             stream = MemoryStream(RequestHead(StreamKind.HTTP, "GET", "any", path))
-            end.proxy.handle_stream(stream).connection_made(stream)
+            end.proxy.handle_stream(cast(IncomingStream, stream)).connection_made(stream)
             assert stream.response is not None
             assert (stream.response.status, stream.closed) == (status, True)

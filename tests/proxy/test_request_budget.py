@@ -18,6 +18,7 @@ import pytest
 
 from qanat.log import setup_logging
 from qanat.net.memory import memory_pair
+from qanat.net.transport import Receiver, Transport
 from qanat.proxy.certificate import load_certificate
 from qanat.proxy.inner_http1 import HTTP1Inbound
 from qanat.proxy.proxy import Proxy
@@ -39,23 +40,21 @@ REQUEST = (
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
-class Answers(asyncio.Protocol):
+class Answers(Receiver):
     """The upstream: the same answer to every request."""
 
-    transport: asyncio.BaseTransport
+    transport: Transport
 
     def __init__(self) -> None:
         self.received = 0
         self.answers = [ANSWER]
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
         if data.endswith(BODY):
-            assert isinstance(self.transport, asyncio.Transport)
             self.answers.append(self.answers.pop(0))
             self.transport.write(self.answers[0])
 
@@ -78,7 +77,7 @@ class OnePool:
     async def wait_closed(self) -> None: ...
 
 
-class Session(asyncio.Protocol):
+class Session(Receiver):
     """The caller."""
 
     def __init__(self) -> None:

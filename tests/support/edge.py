@@ -22,7 +22,7 @@ from qanat.edge.server import Edge, serve
 from qanat.errors import QanatError
 from qanat.ids import OrganizationID, TunnelID, TunnelUUID, WorkspaceID
 from qanat.net.dial import dial_tls
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 from qanat.net.websocket import WebSocketServer
 from qanat.tunnel.connection import ConnectorInfo, IncomingStream, RegistrationRequest, ResponseHead
 from qanat.tunnel.http2 import ConnectorHTTP2
@@ -201,11 +201,10 @@ async def running_edge(files: OperatorFiles, directory: DictDirectory, **changes
         yield edge
 
 
-class Echo(asyncio.Protocol):
+class Echo(Receiver):
     """Sends back what it receives."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -226,7 +225,7 @@ class EchoProxy:
         self.heads: list[Any] = []
         self.streams: list[IncomingStream] = []
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         self.heads.append(stream.head)
         self.streams.append(stream)
         headers = dict(stream.head.headers)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from qanat.net.memory import MemoryTransport, memory_pair
+from qanat.net.transport import Receiver, Transport
 from qanat.tunnel import control
 from qanat.tunnel.http2 import ConnectorHTTP2, EdgeHTTP2
 from qanat.tunnel.http2_link import KeepAlive
@@ -30,10 +31,10 @@ CLOUDFLARED = Settings(initial_window=1024 * 1024, connection_window=1024 * 1024
 """What cloudflared grants."""
 
 
-class Peer(asyncio.Protocol):
+class Peer(Receiver):
     """The other end, by hand: an HTTP/2 codec on a transport, whose events are collected."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, codec: HTTP2Connection, answer_pings: bool = True) -> None:
         self.codec, self.answers = codec, answer_pings
@@ -41,7 +42,7 @@ class Peer(asyncio.Protocol):
         self._pings_wanted, self._pinged = 2**31, asyncio.Event()
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         assert isinstance(transport, MemoryTransport)
         self.transport = transport
         self.flush()

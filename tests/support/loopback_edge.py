@@ -14,8 +14,8 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from qanat.ids import TunnelUUID
-from qanat.net.layer import as_transport
 from qanat.net.tls import TLSServer
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.pki.issue import CONNECTOR_LISTENER_NAMES, issue_listener
 from qanat.pki.material import Pair
 from qanat.tunnel.connection import EdgeConnection, Registered, RegistrationRefused, RegistrationRequest
@@ -112,7 +112,7 @@ class LoopbackEdge:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(chain)
         self._servers: list[asyncio.Server] = []
-        self._transports: set[asyncio.Transport] = set()
+        self._transports: set[Transport] = set()
         self._gone = asyncio.Event()
         self.quic: QUICListener | None = None
 
@@ -134,19 +134,22 @@ class LoopbackEdge:
             certificate, key = self._pair.certificate_pem, self._pair.key_pem
             self.quic = await listen_quic("127.0.0.1", self.port, self.guests, certificate, key)
         if http2:
-            server = await loop.create_server(lambda: self._tls(EdgeHTTP2(self.guests)), "127.0.0.1", self.port)
+            server = await loop.create_server(
+                lambda: as_protocol(self._tls(EdgeHTTP2(self.guests))), "127.0.0.1", self.port
+            )
             self._servers.append(server)
         if wss:
             self.wss_port = self.wss_port or free_port()
-            server = await loop.create_server(lambda: self._tls(accept_wss(self.guests)), "127.0.0.1", self.wss_port)
+            server = await loop.create_server(
+                lambda: as_protocol(self._tls(accept_wss(self.guests))), "127.0.0.1", self.wss_port
+            )
             self._servers.append(server)
 
-    def _tls(self, above: asyncio.Protocol) -> TLSServer:
+    def _tls(self, above: Receiver) -> TLSServer:
         edge = self
 
         class Counted(TLSServer):
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                transport = as_transport(transport)
+            def connection_made(self, transport: Transport) -> None:
                 edge.accepted += 1
                 edge._transports.add(transport)
                 super().connection_made(transport)

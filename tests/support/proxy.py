@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -26,6 +26,7 @@ from qanat.net.http1 import (
 )
 from qanat.net.http1_fields import Headers, values
 from qanat.net.tls import TLSClient
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.net.websocket import WebSocketClient
 from qanat.pki.material import Pair
 from qanat.proxy.config import ProxyConfig, parse_config
@@ -116,7 +117,7 @@ class TunnelEnd:
         for writer in self._open:
             writer.transport.abort()
 
-    async def open_websocket(self, above: asyncio.Protocol) -> asyncio.Transport:
+    async def open_websocket(self, above: Receiver) -> Transport:
         """Upgrade a connection and put `above` on the WebSocket's byte stream."""
         return await upgrade(self.address, WebSocketClient(above))
 
@@ -134,7 +135,7 @@ class TunnelEnd:
         transport = await self.open_websocket(tls)
         async with asyncio.timeout(WAIT):
             await ready
-        writer = asyncio.StreamWriter(tls, protocol, reader, asyncio.get_running_loop())
+        writer = asyncio.StreamWriter(cast(Any, tls), protocol, reader, asyncio.get_running_loop())
         self._open.append(writer)
         return Inner(reader, writer, tls, transport)
 
@@ -165,7 +166,7 @@ class Inner:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     tls: TLSClient
-    raw: asyncio.Transport
+    raw: Transport
     parser: ResponseReader = field(default_factory=ResponseReader)
 
     async def ask(self, head: str, body: bytes = b"") -> Answer:
@@ -240,25 +241,25 @@ class Inner:
         self.raw.abort()
 
 
-async def upgrade(address: tuple[str, int], above: asyncio.Protocol, target: str = "/") -> asyncio.Transport:
+async def upgrade(address: tuple[str, int], above: Receiver, target: str = "/") -> Transport:
     """A connector's dial: TCP to the proxy, the WebSocket handshake, then `above` takes over."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[bytes] = loop.create_future()
 
-    class Handshake(asyncio.Protocol):
+    class Handshake(Receiver):
         got = b""
 
         def data_received(self, data: bytes) -> None:
             self.got += data
             if b"\r\n\r\n" in self.got and not done.done():
-                transport.set_protocol(above)
+                transport.set_protocol(as_protocol(above))
                 done.set_result(self.got)
 
         def connection_lost(self, exc: Exception | None) -> None:
             if not done.done():
                 done.set_exception(ConnectionError(self.got.decode("latin-1") or "closed"))
 
-    transport, _ = await loop.create_connection(Handshake, *address)
+    transport, _ = await loop.create_connection(lambda: as_protocol(Handshake()), *address)
     transport.write(
         f"GET {target} HTTP/1.1\r\nHost: localhost:8080\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()

@@ -11,12 +11,12 @@ from typing import Any
 import httpx2
 
 from qanat.errors import QanatError
-from qanat.net.layer import as_transport
 from qanat.net.splice import splice
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.net.websocket import WebSocketClient
 from tests.support.proxy import DOMAIN, WAIT, TunnelEnd, upgrade
 
-Dial = Callable[[], Awaitable[asyncio.Transport]]
+Dial = Callable[[], Awaitable[Transport]]
 """A new way into the tunnel."""
 
 
@@ -29,7 +29,7 @@ class Bridge:
     def __init__(self, dial: Dial) -> None:
         self.port = 0
         self._dial = dial
-        self._locals: set[asyncio.Transport] = set()
+        self._locals: set[Transport] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def cut(self) -> None:
@@ -38,7 +38,7 @@ class Bridge:
             transport.abort()
         self._locals.clear()
 
-    async def join(self, transport: asyncio.Transport, early: Callable[[], bytes]) -> None:
+    async def join(self, transport: Transport, early: Callable[[], bytes]) -> None:
         try:
             far = await self._dial()
         except (OSError, QanatError):
@@ -60,15 +60,15 @@ class Bridge:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-class _Local(asyncio.Protocol):
+class _Local(Receiver):
     """A bridge's end towards the client."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._early = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._bridge.spawn(self._bridge.join(as_transport(transport), lambda: self._early))
+    def connection_made(self, transport: Transport) -> None:
+        self._bridge.spawn(self._bridge.join(transport, lambda: self._early))
 
     def data_received(self, data: bytes) -> None:
         self._early += data  # before the far end is there
@@ -78,7 +78,7 @@ class _Local(asyncio.Protocol):
 async def local_port(dial: Dial) -> AsyncIterator[Bridge]:
     """A bridge on a port of its own."""
     bridge = Bridge(dial)
-    server = await asyncio.get_running_loop().create_server(lambda: _Local(bridge), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: as_protocol(_Local(bridge)), "127.0.0.1", 0)
     bridge.port = server.sockets[0].getsockname()[1]
     try:
         yield bridge
@@ -90,7 +90,7 @@ async def local_port(dial: Dial) -> AsyncIterator[Bridge]:
 def bridge_running(end: TunnelEnd, sni: str = "") -> AbstractAsyncContextManager[Bridge]:
     """A bridge to a proxy; with `sni` the bridge does the inner TLS."""
 
-    async def dial() -> asyncio.Transport:
+    async def dial() -> Transport:
         if sni:
             return (await end.connect("http/1.1", sni=sni)).tls
         holder = WebSocketClient(asyncio.Protocol())

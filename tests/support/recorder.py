@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 
 TIMEOUT = 20.0
 
 
-class Recorder(asyncio.Protocol):
+class Recorder(Receiver):
     """The top of a stack of layers, or one end of a memory pair."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -22,8 +22,8 @@ class Recorder(asyncio.Protocol):
         self.error: Exception | None = None
         self._changed = asyncio.Event()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
         self._note("made")
 
     def data_received(self, data: bytes) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from qanat.net.layer import as_transport
 from qanat.net.memory import memory_pair
+from qanat.net.transport import Receiver, Transport
 from qanat.net.websocket import WebSocketClient, WebSocketServer
 from qanat.pki.issue import CONNECTOR_LISTENER_NAMES, issue_listener
 from qanat.tunnel.connection import (
@@ -71,7 +71,7 @@ class Admission:
         self.told.append("lost")
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(Receiver):
     """A handler's protocol: answers with `answer`, echoes what it hears, and can be stopped from reading."""
 
     stream: IncomingStream
@@ -82,8 +82,7 @@ class Upstream(asyncio.Protocol):
         self.body_ended = asyncio.Event()
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, IncomingStream)
+    def connection_made(self, transport: IncomingStream) -> None:
         self.stream = transport
         if not self._reading:
             transport.pause_reading()
@@ -118,12 +117,12 @@ ACCEPTED = ResponseHead(
 class Upstreams:
     """A stream handler that makes an `Upstream` of each stream and keeps them."""
 
-    def __init__(self, make: Callable[[RequestHead], asyncio.Protocol] | None = None) -> None:
+    def __init__(self, make: Callable[[RequestHead], Receiver] | None = None) -> None:
         self._make = make or self._default
         self.opened: asyncio.Queue[Any] = asyncio.Queue()
         self.heads: list[RequestHead] = []
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         self.heads.append(stream.head)
         protocol = self._make(stream.head)
         self.opened.put_nowait(protocol)
@@ -136,7 +135,7 @@ class Upstreams:
 class Client(StreamProtocol):
     """The edge's side of a stream: collects what comes."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -148,8 +147,7 @@ class Client(StreamProtocol):
         self.may_write.set()
         self._arrived = asyncio.Event()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
     def response_received(self, head: ResponseHead) -> None:

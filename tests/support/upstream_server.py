@@ -12,18 +12,17 @@ from contextlib import asynccontextmanager
 
 import httptools
 
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.net.websocket import WebSocketServer
 from qanat.wire.websocket import accept_key
 
 
-class Echo(asyncio.Protocol):
+class Echo(Receiver):
     """Sends back what it hears, and stops reading while it cannot."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -36,11 +35,10 @@ class Echo(asyncio.Protocol):
         self.transport.resume_reading()
 
 
-class Deaf(asyncio.Protocol):
+class Deaf(Receiver):
     """Never reads a byte."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         transport.pause_reading()
 
 
@@ -52,8 +50,8 @@ class UpstreamServer:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         """Method, target, headers (names in lower case), body."""
         self.events: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.sockets: set[asyncio.Transport] = set()
-        self.websocket: Callable[[], asyncio.Protocol] = Echo
+        self.sockets: set[Transport] = set()
+        self.websocket: Callable[[], Receiver] = Echo
         """What serves the next WebSocket."""
 
     @property
@@ -62,10 +60,10 @@ class UpstreamServer:
         return f"http://127.0.0.1:{self.port}"
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(Receiver):
     """One connection: requests in, answers out."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, server: UpstreamServer) -> None:
         self._server = server
@@ -76,8 +74,7 @@ class _Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self._target, self._headers, self._body = b"", dict[str, str](), bytearray()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         self._server.sockets.add(transport)
 
@@ -165,7 +162,7 @@ class _Connection(asyncio.Protocol):
             layer.data_received(rest)
 
 
-class _Tracked(asyncio.Protocol):
+class _Tracked(Receiver):
     """Passes on, and tells the server of the end."""
 
     def __init__(self, above: WebSocketServer, server: UpstreamServer) -> None:
@@ -185,9 +182,9 @@ async def upstream_server(unix: str = "", tls: ssl.SSLContext | None = None) -> 
     """A listening server, on TCP or on a unix socket."""
     server, loop = UpstreamServer(), asyncio.get_running_loop()
     if unix:
-        listener = await loop.create_unix_server(lambda: _Connection(server), unix)
+        listener = await loop.create_unix_server(lambda: as_protocol(_Connection(server)), unix)
     else:
-        listener = await loop.create_server(lambda: _Connection(server), "127.0.0.1", 0, ssl=tls)
+        listener = await loop.create_server(lambda: as_protocol(_Connection(server)), "127.0.0.1", 0, ssl=tls)
         server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server

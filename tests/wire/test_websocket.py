@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qanat.wire.errors import WebSocketViolation
 from qanat.wire.websocket import (
     MAX_FRAME,
     CloseReceived,
@@ -16,7 +17,6 @@ from qanat.wire.websocket import (
     PongReceived,
     WebSocketCodec,
     WebSocketEvent,
-    WebSocketViolation,
     accept_key,
 )
 from tests.support.chunks import cut, exchange, feed, survives

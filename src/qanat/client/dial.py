@@ -20,9 +20,9 @@ from qanat.client.stream import TunnelStream
 from qanat.client.upgrade import UpgradeExchange
 from qanat.errors import ProtocolError
 from qanat.net.dial import dial_tls, start_tls
-from qanat.net.layer import as_transport
+from qanat.net.errors import TLSFailed, TLSTruncated
 from qanat.net.silence import notice_silence
-from qanat.net.tls import TLSFailed, TLSTruncated
+from qanat.net.transport import Receiver, Transport
 from qanat.net.websocket import WebSocketClient
 from qanat.pki.judge import judge_server_certificate
 from qanat.pki.material import CertificateRefused
@@ -85,9 +85,9 @@ async def dial_transport(
     host: str,
     anchors: Sequence[x509.Certificate],
     timeout: float,
-    above: asyncio.Protocol,
+    above: Receiver,
     told: Told = unheard,
-) -> asyncio.Transport:
+) -> Transport:
     """The same, pushed: `above` has had `connection_made` with the transport when this returns."""
     if not anchors:
         raise TunnelFailed("no_trusted_certificate", "proxy", "no CA certificate is registered on the tunnel")
@@ -143,8 +143,8 @@ async def _start_inner(
     host: str,
     anchors: Sequence[x509.Certificate],
     timeout: float,
-    above: asyncio.Protocol,
-) -> asyncio.Transport:
+    above: Receiver,
+) -> Transport:
     refusals: list[CertificateRefused] = []
 
     def verify(tls: ssl.SSLObject) -> None:
@@ -154,7 +154,7 @@ async def _start_inner(
             refusals.append(refusal)
             raise TLSFailed(refusal.reason) from refusal
 
-    def below(layer: asyncio.Protocol) -> None:
+    def below(layer: Receiver) -> None:
         websocket.set_protocol(layer)
         layer.connection_made(websocket)
         websocket.resume_reading()
@@ -184,7 +184,7 @@ def _leaf(tls: ssl.SSLObject) -> x509.Certificate:
         raise CertificateRefused("the server certificate cannot be read") from None
 
 
-class _Upgrade(asyncio.Protocol):
+class _Upgrade(Receiver):
     """Above outer TLS until the edge has switched protocols; then a WebSocket takes its place."""
 
     def __init__(self, host: str) -> None:
@@ -193,8 +193,7 @@ class _Upgrade(asyncio.Protocol):
         # A dial that fails earlier never looks at it.
         self.websocket.add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self._transport = transport
         transport.write(self._exchange.data_to_send())
 

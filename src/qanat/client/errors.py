@@ -12,7 +12,7 @@ from typing import ClassVar
 import httpx2
 
 from qanat.errors import QanatError
-from qanat.net.websocket import WebSocketClosed
+from qanat.net.errors import WebSocketClosed
 
 
 @dataclass(eq=False)

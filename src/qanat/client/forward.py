@@ -30,13 +30,13 @@ from qanat.net.http1 import (
     encode_last_chunk,
 )
 from qanat.net.http1_fields import encode_head, values
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport, as_protocol
 
 log = get_logger("qanat.forward")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-class Answers(asyncio.Protocol):
+class Answers(Receiver):
     """The tunnel's side of a forwarded connection: what it receives goes to the local client."""
 
     def __init__(self, local: LocalConnection) -> None:
@@ -55,19 +55,19 @@ class Answers(asyncio.Protocol):
         self._local.transport.close()
 
 
-class LocalConnection(asyncio.Protocol):
+class LocalConnection(Receiver):
     """One local client. Reading starts once the tunnel is there."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
         self._reader = RequestReader()
-        self._tunnel: asyncio.Transport | None = None
+        self._tunnel: Transport | None = None
         self._chunked = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
+        self.transport = transport
         asyncio.get_running_loop().call_soon(self._wait_for_tunnel)
         self._forward.spawn(self)
 
@@ -94,12 +94,12 @@ class LocalConnection(asyncio.Protocol):
         except ProtocolError as error:
             self._refuse(400, {"code": "bad_request", "hop": "client", "message": str(error)})
 
-    def _forward_events(self, tunnel: asyncio.Transport) -> None:
+    def _forward_events(self, tunnel: Transport) -> None:
         while events := self._reader.events_received():
             for event in events:
                 self._forward_event(event, tunnel)
 
-    def _forward_event(self, event: HTTPEvent, tunnel: asyncio.Transport) -> None:
+    def _forward_event(self, event: HTTPEvent, tunnel: Transport) -> None:
         if isinstance(event, RequestReceived):
             if not self._forward.permits(event):
                 self._refuse(403, {"code": "forbidden_host", "hop": "client", "message": "this port is local"})
@@ -152,7 +152,7 @@ class Forward:
         """Where local clients connect to."""
         return f"http://{self.address[0]}:{self.address[1]}"
 
-    async def dial(self, above: asyncio.Protocol) -> asyncio.Transport:
+    async def dial(self, above: Receiver) -> Transport:
         return await dial_transport(self._edge, self.host, self._anchors, CONNECT_TIMEOUT, above)
 
     def spawn(self, connection: LocalConnection) -> None:
@@ -199,7 +199,7 @@ async def serve_forward(
     """Forward a loopback port to `host` for as long as the context lasts. Raises `OSError`."""
     forward = Forward(edge, host, anchors)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: LocalConnection(forward), listen, port)
+    server = await loop.create_server(lambda: as_protocol(LocalConnection(forward)), listen, port)
     bound = server.sockets[0].getsockname()
     forward.address = (bound[0], bound[1])
     try:

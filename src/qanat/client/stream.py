@@ -11,16 +11,17 @@ from typing import Any
 import httpcore2
 
 from qanat.client.errors import TunnelLost, to_lost
-from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
+from qanat.net.layer import HIGH_WATER, LOW_WATER
+from qanat.net.transport import Receiver, Transport
 
 FAREWELL = 1.0
 """Seconds that closing waits for the other end."""
 
 
-class Receiver(asyncio.Protocol):
+class StreamReceiver(Receiver):
     """Keeps what arrived until somebody reads it, and stops the sender when that is too much."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self) -> None:
         self.buffer = bytearray()
@@ -33,8 +34,7 @@ class Receiver(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -89,7 +89,7 @@ class TunnelStream(httpcore2.AsyncNetworkStream):
     """A connected session with a server behind a tunnel. TLS is on already."""
 
     def __init__(self) -> None:
-        self.receiver = Receiver()
+        self.receiver = StreamReceiver()
 
     def on_going_away(self, call: Callable[[], None]) -> None:
         """Have `call` called when the edge asks for no more on this stream."""

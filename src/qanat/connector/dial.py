@@ -12,6 +12,7 @@ from qanat.connector.proxies import proxy_for
 from qanat.connector.spread import EdgeAddress
 from qanat.errors import ConfigInvalid
 from qanat.net.dial import start_tls
+from qanat.net.transport import Receiver, as_protocol
 from qanat.tunnel.connection import ConnectorConnection, StreamHandler
 from qanat.tunnel.http2 import ConnectorHTTP2
 from qanat.tunnel.wss import HTTPProxy, Way, dial_wss, parse_proxy
@@ -46,9 +47,11 @@ class Dialler:
         connection = ConnectorHTTP2(handler)
         context = client_context(self._config.cacert)
 
-        async def connect(protocol: asyncio.Protocol) -> None:
+        async def connect(protocol: Receiver) -> None:
             loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: protocol, address.host, address.port, local_addr=self._local)
+            await loop.create_connection(
+                lambda: as_protocol(protocol), address.host, address.port, local_addr=self._local
+            )
 
         await start_tls(connect, connection, context, HTTP2_SERVER_NAME, timeout=DIAL_TIMEOUT)
         return connection

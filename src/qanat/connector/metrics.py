@@ -11,6 +11,7 @@ from uuid import UUID
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from qanat import __version__
+from qanat.net.transport import Receiver
 from qanat.tunnel.connection import IncomingStream, StreamHandler
 
 REQUEST_TIMEOUT = 5.0
@@ -52,7 +53,7 @@ class CountedHandler:
     def __init__(self, handler: StreamHandler, metrics: Metrics) -> None:
         self._handler, self._metrics = handler, metrics
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         """What the handler behind this one says."""
         self._metrics.streams.labels(stream.head.kind.value).inc()
         return self._handler.handle_stream(stream)

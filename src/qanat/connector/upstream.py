@@ -23,7 +23,8 @@ from qanat.connector.http1 import (
 )
 from qanat.errors import ProtocolError, QanatError
 from qanat.log import get_logger
-from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
+from qanat.net.layer import HIGH_WATER, LOW_WATER
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.tunnel.connection import IncomingStream, ResponseHead, StreamKind
 
 DIAL_TIMEOUT = 10.0
@@ -40,7 +41,7 @@ class UpstreamHandler:
         self._tls = ssl.create_default_context() if address.scheme == "https" else None
         self._dials: set[asyncio.Task[None]] = set()
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         """One end of a relay between `stream` and a new socket."""
         return _StreamEnd(self, stream)
 
@@ -61,9 +62,11 @@ class UpstreamHandler:
     async def _connect(self, end: _StreamEnd) -> None:
         loop, address = asyncio.get_running_loop(), self.address
         if address.scheme == "unix":
-            await loop.create_unix_connection(lambda: _SocketEnd(end), address.path)
+            await loop.create_unix_connection(lambda: as_protocol(_SocketEnd(end)), address.path)
         else:
-            await loop.create_connection(lambda: _SocketEnd(end), address.host, address.port, ssl=self._tls)
+            await loop.create_connection(
+                lambda: as_protocol(_SocketEnd(end)), address.host, address.port, ssl=self._tls
+            )
 
     def serves(self, kind: StreamKind) -> bool:
         """Raw TCP goes only to an upstream configured as such: the edge must not choose where we dial."""
@@ -85,26 +88,26 @@ class UpstreamHandler:
 class NowhereHandler:
     """Answers every stream with a bare 503, as cloudflared does when it was told of no upstream."""
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         """Nothing listens to the stream: it is over."""
         stream.respond(ResponseHead(503, ()))
         stream.close()
         return asyncio.Protocol()
 
 
-class _StreamEnd(asyncio.Protocol):
+class _StreamEnd(Receiver):
     """Listens to the tunnel stream: sends on what it says, chunked where the request's length is unknown."""
 
     def __init__(self, handler: UpstreamHandler, stream: IncomingStream) -> None:
         self.handler, self.stream = handler, stream
         self.responded = self.lost = False
-        self._socket: asyncio.Transport | None = None
+        self._socket: Transport | None = None
         self._dial: asyncio.Task[None] | None = None
         self._chunked = False
         self._left: int | None = None
         self._early, self._ended_early = b"", False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         head = self.stream.head
         if not self.handler.serves(head.kind):
             self.refuse(f"the upstream takes no {head.kind.value} streams")
@@ -119,7 +122,7 @@ class _StreamEnd(asyncio.Protocol):
         self.stream.pause_reading()
         self._dial = self.handler.start_dial(self)
 
-    def dialled(self, socket: asyncio.Transport) -> None:
+    def dialled(self, socket: Transport) -> None:
         """The upstream is there: send it the request and let the tunnel go on."""
         self._socket, self._dial = socket, None
         if self.lost:
@@ -209,18 +212,17 @@ class _StreamEnd(asyncio.Protocol):
             self._socket.abort()
 
 
-class _SocketEnd(asyncio.Protocol):
+class _SocketEnd(Receiver):
     """Listens to the upstream's socket: turns its HTTP/1.1 answer into the stream's, or passes raw bytes."""
 
-    socket: asyncio.Transport
+    socket: Transport
 
     def __init__(self, end: _StreamEnd) -> None:
         self._end, self._stream = end, end.stream
         self._reader = None if end.stream.head.kind is StreamKind.TCP else AnswerReader(end.stream.head.method)
         self._finished = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.socket = transport
         transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         self._end.dialled(transport)

@@ -5,7 +5,6 @@ The bytes are WebSocket frames, and in these there must be nothing but TLS recor
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from qanat.edge.relay import ClientEnd, StreamEnd
 from qanat.edge.session import ClientSession
 from qanat.errors import ProtocolError
 from qanat.net.layer import Layer
+from qanat.net.transport import Transport
 from qanat.wire.websocket import PayloadReceived, WebSocketCodec
 
 KEPT = 4 * 1024 * 1024
@@ -92,7 +92,7 @@ class Wiretap:
 class _Tap(Layer):
     """Sits between a client's connection and its stream."""
 
-    def __init__(self, wiretap: Wiretap, client: asyncio.Transport, stream: StreamEnd, above: ClientEnd) -> None:
+    def __init__(self, wiretap: Wiretap, client: Transport, stream: StreamEnd, above: ClientEnd) -> None:
         super().__init__(above)
         self._wiretap = wiretap
         self.below, self._above_made = client, True

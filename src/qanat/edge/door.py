@@ -14,9 +14,10 @@ from qanat.edge.metrics import Metrics
 from qanat.edge.proxy_protocol import ProxiedAddress, parse_proxy_header
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
-from qanat.net.layer import HIGH_WATER, LOW_WATER, as_transport
+from qanat.net.errors import TLSFailed
+from qanat.net.layer import HIGH_WATER, LOW_WATER
 from qanat.net.silence import notice_silence
-from qanat.net.tls import TLSFailed
+from qanat.net.transport import Receiver, Transport
 from qanat.wire.client_hello import read_client_hello
 
 CLIENT_SILENCE = 60
@@ -63,19 +64,19 @@ class Doors:
             door.transport.abort()
 
 
-class Door(asyncio.Protocol):
+class Door(Receiver):
     """One accepted connection. `accept(address, server_name)` gives the protocol that takes over.
 
     `allowed` None lets every address in; `balancers` None means that nobody writes a PROXY header; with `read_name`
     the ClientHello is read first and its server name passed on.
     """
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(
         self,
         doors: Doors,
-        accept: Callable[[str, str], asyncio.Protocol],
+        accept: Callable[[str, str], Receiver],
         *,
         allowed: tuple[Network, ...] | None = None,
         balancers: tuple[Network, ...] | None = None,
@@ -89,11 +90,10 @@ class Door(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._data = b""
         self._address = ""
-        self._above: asyncio.Protocol | None = None
+        self._above: Receiver | None = None
         self._address_known = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         notice_silence(transport, self._silence)

@@ -12,18 +12,17 @@ from qanat.edge.door import Door, Doors
 from qanat.edge.metrics import Metrics
 from qanat.edge.session import ClientSession
 from qanat.edge.sessions import Sessions
-from qanat.net.layer import as_transport
 from qanat.net.tls import HandshakeGate, TLSServer
+from qanat.net.transport import Receiver, Transport, as_protocol
 
-WebSocketConnector = Callable[[str], asyncio.Protocol]
+WebSocketConnector = Callable[[str], Receiver]
 """Makes the protocol for a connector that comes by WebSocket, given its address."""
 
 
-class _Unwelcome(asyncio.Protocol):
+class _Unwelcome(Receiver):
     """Closes at once."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         transport.abort()
 
 
@@ -52,7 +51,7 @@ class ClientListener:
         host, port = parse_listen(self._config.clients.listen_addr)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._door, host or None, port, reuse_port=reuse_port or None, backlog=1024
+            lambda: as_protocol(self._door()), host or None, port, reuse_port=reuse_port or None, backlog=1024
         )
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
@@ -68,7 +67,7 @@ class ClientListener:
             timeout=self._config.limits.handshake_timeout.total_seconds(),
         )
 
-    def _accept(self, address: str, server_name: str) -> asyncio.Protocol:
+    def _accept(self, address: str, server_name: str) -> Receiver:
         if server_name in self._connector_names and self._websocket_connector is not None:
             return self._tls(self._websocket_connector(address), self._connector_context, address)
         if self._connector_names and not is_allowed(address, self._config.clients.allowed_addresses):
@@ -76,7 +75,7 @@ class ClientListener:
             return _Unwelcome()
         return self._tls(ClientSession(self._sessions, address), self._context, address)
 
-    def _tls(self, above: asyncio.Protocol, context: contexts.FreshContext, address: str) -> TLSServer:
+    def _tls(self, above: Receiver, context: contexts.FreshContext, address: str) -> TLSServer:
         def failed(error: Exception) -> None:
             self._doors.handshake_failed(error, address)
 

@@ -8,8 +8,8 @@ from qanat.edge import contexts
 from qanat.edge.config import EdgeConfig, parse_listen
 from qanat.edge.door import Door, Doors
 from qanat.edge.metrics import Metrics
-from qanat.net.layer import as_transport
 from qanat.net.tls import HandshakeGate, TLSServer
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.tunnel.connection import Registrar
 from qanat.tunnel.http2 import EdgeHTTP2
 from qanat.tunnel.quic_udp import QUICListener
@@ -20,26 +20,25 @@ BACKLOG = 1024
 WATCH_EVERY = 10.0
 
 
-class Quiet(asyncio.Protocol):
+class Quiet(Receiver):
     """Says nothing to a probe, and closes if the probe does not."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         self._timer = asyncio.get_running_loop().call_later(PROBE_SECONDS, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
 
 
-class Greeter(asyncio.Protocol):
+class Greeter(Receiver):
     """Waits for the handshake, then lets the name asked for decide: a probe, or a connection to be registered."""
 
     def __init__(self, registrar: Registrar) -> None:
         self._registrar = registrar
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         name = contexts.server_name(transport.get_extra_info("ssl_object"))
-        above: asyncio.Protocol = Quiet() if name == PROBE_NAME else EdgeHTTP2(self._registrar)
+        above: Receiver = Quiet() if name == PROBE_NAME else EdgeHTTP2(self._registrar)
         transport.set_protocol(above)
         above.connection_made(transport)
 
@@ -61,7 +60,7 @@ class ConnectorListener:
         host, port = parse_listen(self._config.connectors.listen_addr)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._door, host or None, port, reuse_port=reuse_port or None, backlog=BACKLOG
+            lambda: as_protocol(self._door()), host or None, port, reuse_port=reuse_port or None, backlog=BACKLOG
         )
         addresses: list[tuple[str, int]] = [socket.getsockname()[:2] for socket in self._server.sockets]
         if self._config.connectors.quic:
@@ -94,7 +93,7 @@ class ConnectorListener:
     def _door(self) -> Door:
         return Door(self._doors, self._accept)
 
-    def _accept(self, address: str, _: str) -> asyncio.Protocol:
+    def _accept(self, address: str, _: str) -> Receiver:
         def failed(error: Exception) -> None:
             self._doors.handshake_failed(error, address)
 

@@ -24,9 +24,10 @@ from qanat.edge.session import ClientSession
 from qanat.edge.sessions import Sessions
 from qanat.errors import QanatError
 from qanat.net.dial import dial_tls
-from qanat.net.layer import as_transport
+from qanat.net.errors import TLSFailed
 from qanat.net.silence import notice_silence
-from qanat.net.tls import HandshakeGate, TLSFailed, TLSServer
+from qanat.net.tls import HandshakeGate, TLSServer
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.tunnel.connection import RequestHead, ResponseHead
 
 DIAL_TIMEOUT = 2.0
@@ -69,15 +70,14 @@ def _upgrade_request(head: RequestHead) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-class _Exchange(asyncio.Protocol):
+class _Exchange(Receiver):
     """Reads the far node's answer for `end`, then leaves the transport to it."""
 
     def __init__(self, end: StreamEnd) -> None:
         self._end = end
         self._data = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self._transport = transport
         self._end.connection_made(transport)
 
@@ -143,12 +143,12 @@ class NodeListener:
         host, port = parse_listen(self._config.listen_addr)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Door(self._doors, self._accept, silence=NODE_SILENCE), host or None, port
+            lambda: as_protocol(Door(self._doors, self._accept, silence=NODE_SILENCE)), host or None, port
         )
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
 
-    def _accept(self, address: str, _: str) -> asyncio.Protocol:
+    def _accept(self, address: str, _: str) -> Receiver:
         def failed(error: Exception) -> None:
             self._doors.handshake_failed(error, address)
 

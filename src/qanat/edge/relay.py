@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from qanat.edge.errors import ConnectorUnreachable, EdgeRefused, NodeUnreachable
 from qanat.edge.frames import BAD_GATEWAY, FrameTracker, close_frame, going_away_frame
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 from qanat.tunnel.connection import EdgeConnection, ResponseHead, StreamProtocol
 
 _ACCEPTED = ResponseHead(101)
@@ -19,8 +19,8 @@ class StreamEnd(StreamProtocol):
     `on_accepted` is called with the head the moment the proxy says 101, before any data, and must call `join`.
     """
 
-    transport: asyncio.Transport
-    client: asyncio.Transport
+    transport: Transport
+    client: Transport
 
     def __init__(self, via: str, on_accepted: Callable[[StreamEnd, ResponseHead], None]) -> None:
         self.via = via
@@ -34,12 +34,11 @@ class StreamEnd(StreamProtocol):
         self.frames = FrameTracker()
         self.bytes_received = 0
 
-    def join(self, client: asyncio.Transport) -> None:
+    def join(self, client: Transport) -> None:
         """From now on what the tunnel sends goes to `client`."""
         self.client, self._joined = client, True
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
     def response_received(self, head: ResponseHead) -> None:
@@ -97,10 +96,10 @@ class StreamEnd(StreamProtocol):
         return True
 
 
-class ClientEnd(asyncio.Protocol):
+class ClientEnd(Receiver):
     """Listens to the client, once joined."""
 
-    def __init__(self, stream: asyncio.Transport, on_lost: Callable[[], None]) -> None:
+    def __init__(self, stream: Transport, on_lost: Callable[[], None]) -> None:
         self._stream, self._on_lost = stream, on_lost
         self.bytes_received = 0
 

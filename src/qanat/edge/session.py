@@ -15,7 +15,7 @@ from qanat.edge.errors import ClientNotMapped, EdgeDraining, EdgeFailed, EdgeRef
 from qanat.edge.relay import ClientEnd, StreamEnd
 from qanat.edge.request import UpgradeParser, UpgradeRequest, response_101, response_error, split_host
 from qanat.log import get_logger
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 from qanat.tunnel.connection import ResponseHead
 from qanat.wire.websocket import INTERNAL_ERROR
 
@@ -38,10 +38,10 @@ class Guest:
         return "node" if self.identity is None else self.identity.name
 
 
-class ClientSession(asyncio.Protocol):
+class ClientSession(Receiver):
     """Serves one request; the connection ends with it."""
 
-    transport: asyncio.Transport
+    transport: Transport
     guest: Guest
 
     def __init__(self, sessions: Sessions, address: str, *, is_node: bool = False) -> None:
@@ -57,8 +57,7 @@ class ClientSession(asyncio.Protocol):
         self.stream: StreamEnd | None = None
         self.client_end: ClientEnd | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         self.guest = self._sessions.guest(transport, self._address, self._is_node)
         loop = asyncio.get_running_loop()

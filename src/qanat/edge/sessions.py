@@ -23,6 +23,7 @@ from qanat.edge.session import ClientSession, Guest
 from qanat.edge.traffic import Live, Traffic
 from qanat.ids import TunnelID
 from qanat.log import get_logger
+from qanat.net.transport import Transport
 from qanat.tunnel.connection import EdgeConnection
 
 SWEEPS_PER_IDLE_TIME = 4
@@ -63,7 +64,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def guest(self, transport: asyncio.Transport, address: str, is_node: bool) -> Guest:
+    def guest(self, transport: Transport, address: str, is_node: bool) -> Guest:
         """Who is at the other end of a finished handshake."""
         if is_node:
             return Guest(address, None)
@@ -215,6 +216,6 @@ class Sessions:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def fingerprint_of(transport: asyncio.Transport) -> str:
+def fingerprint_of(transport: Transport) -> str:
     """SHA-256 of the peer's certificate, 64 hex digits."""
     return hashlib.sha256(transport.get_extra_info("peercert_der") or b"").hexdigest()

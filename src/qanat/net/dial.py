@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from qanat.net.tls import TLSClient
+from qanat.net.transport import Receiver, Transport, as_protocol
 
 
 async def start_tls(
-    below: Callable[[asyncio.Protocol], Any],
-    above: asyncio.Protocol,
+    below: Callable[[Receiver], Any],
+    above: Receiver,
     context: ssl.SSLContext,
     server_hostname: str | None,
     *,
@@ -50,7 +51,7 @@ async def start_tls(
 async def dial_tls(
     host: str,
     port: int,
-    above: asyncio.Protocol,
+    above: Receiver,
     context: ssl.SSLContext,
     server_hostname: str | None,
     *,
@@ -60,19 +61,19 @@ async def dial_tls(
     """TCP, then TLS. Errors as for `start_tls`."""
     loop = asyncio.get_running_loop()
 
-    async def connect(protocol: asyncio.Protocol) -> None:
-        await loop.create_connection(lambda: protocol, host, port)
+    async def connect(protocol: Receiver) -> None:
+        await loop.create_connection(lambda: as_protocol(protocol), host, port)
 
     return await start_tls(connect, above, context, server_hostname, timeout=timeout, verify=verify)
 
 
-class StandIn(asyncio.Protocol):
+class StandIn(Receiver):
     """Stands in for the protocol above until the handshake is done, and passes everything on."""
 
-    def __init__(self, above: asyncio.Protocol, done: asyncio.Future[None]) -> None:
+    def __init__(self, above: Receiver, done: asyncio.Future[None]) -> None:
         self._above, self._done = above, done
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         self._above.connection_made(transport)
         if not self._done.done():
             self._done.set_result(None)

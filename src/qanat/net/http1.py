@@ -14,7 +14,8 @@ from enum import Enum
 from typing import ClassVar
 
 from qanat.errors import UnexpectedEnd
-from qanat.net.http1_fields import Fields, Header, Headers, HTTPViolation, encode_head, parse_block, tokens
+from qanat.net.errors import HTTPViolation
+from qanat.net.http1_fields import Fields, Header, Headers, encode_head, parse_block, tokens
 from qanat.wire.codec import Codec
 
 MAX_HEAD = 64 * 1024
@@ -45,14 +46,13 @@ NO_BODY, CHUNKED = Framing.NONE, Framing.CHUNKED
 """By themselves, because looking a member up on its class costs a call."""
 
 
-@dataclass(slots=True)
+@dataclass
 class RequestReceived:
     """The head of a request. `target` is as it was sent; `length` counts only with `Framing.LENGTH`.
 
     A peer that sends the same head again causes the same object again: nobody may change it.
     """
 
-    informational: ClassVar[bool] = False
     method: bytes
     target: bytes
     version: bytes
@@ -60,8 +60,13 @@ class RequestReceived:
     framing: Framing
     length: int = 0
 
+    @property
+    def informational(self) -> bool:
+        """Never: that is for answers."""
+        return False
 
-@dataclass(slots=True)
+
+@dataclass
 class ResponseReceived:
     """The head of an answer. Status 1xx comes before the real one, with `Framing.NONE` and no `MessageEnded`.
 
@@ -82,14 +87,14 @@ class ResponseReceived:
         return self.status < 200
 
 
-@dataclass(slots=True)
+@dataclass
 class BodyReceived:
     """A piece of the body, without its chunk framing."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MessageEnded:
     """The message is complete."""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
-from qanat.errors import ProtocolError
+from qanat.net.errors import HTTPViolation
 
 Header = tuple[bytes, bytes]
 """A field line: its name as it was written, its value without the white space before it.
@@ -29,14 +28,6 @@ _RECURRENT = _STRUCTURAL | {
     b"keep-alive", b"mcp-protocol-version", b"server", b"user-agent", b"vary", b"via", b"x-accel-buffering",
 }  # fmt: skip
 """Fields that are the same in message after message, and no secret."""
-
-
-@dataclass(eq=False)
-class HTTPViolation(ProtocolError):
-    """A message that is malformed, ambiguous or too large. `answer` is the status that says so to a client."""
-
-    code: ClassVar[str] = "http_protocol_error"
-    answer: int = 400
 
 
 J = TypeVar("J")

@@ -1,4 +1,4 @@
-"""A layer: an asyncio `Protocol` to what lies below, an asyncio `Transport` to what lies above.
+"""A layer: a `Receiver` to what lies below, a `Transport` to what lies above.
 
 Stack layers by handing each the next one up: `WebSocketServer(TLSServer(HTTPForwarder()))`, then give the outermost
 to a loop or to any transport. Back-pressure is `pause_reading` passed down and `pause_writing` passed up the stack.
@@ -6,8 +6,11 @@ to a loop or to any transport. Back-pressure is `pause_reading` passed down and 
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, cast
+from typing import Any
+
+from mypy_extensions import mypyc_attr
+
+from qanat.net.transport import Receiver, Transport
 
 HIGH_WATER = 256 * 1024
 """Bytes queued towards a slow reader at which its feeder is stopped."""
@@ -15,20 +18,8 @@ LOW_WATER = 128 * 1024
 """Bytes queued at which a stopped feeder goes on."""
 
 
-_NO_EXTRA: dict[str, Any] = {}
-"""Layers ask the one below; a dictionary for each would stay empty."""
-
-
-def as_transport(transport: asyncio.BaseTransport) -> asyncio.Transport:
-    """What `connection_made` is handed, as the type it has.
-
-    uvloop's transports do all that asyncio's do without inheriting from them. One thing they do otherwise: a
-    `pause_reading` inside `connection_made` is forgotten when reading starts right after it, so pause by `call_soon`.
-    """
-    return cast(asyncio.Transport, transport)
-
-
-class Layer(asyncio.Transport, asyncio.Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Layer:
     """Passes everything through. A layer overrides what it changes.
 
     `connection_made` of the protocol above is called once the layer is ready for it, which may be later than the
@@ -36,18 +27,16 @@ class Layer(asyncio.Transport, asyncio.Protocol):
     """
 
     __slots__ = ("_above_lost", "_above_made", "above", "below")
-    below: asyncio.Transport
+    below: Transport
 
-    def __init__(self, above: asyncio.Protocol) -> None:
-        super().__init__(_NO_EXTRA)
+    def __init__(self, above: Receiver) -> None:
         self.above = above
         self._above_made = False
         self._above_lost = False
 
     # Called by the transport below.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.below = transport
         self._make_above()
 
@@ -118,11 +107,10 @@ class Layer(asyncio.Transport, asyncio.Protocol):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self.below.get_extra_info(name, default)
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
+    def set_protocol(self, protocol: Receiver) -> None:
         self.above = protocol
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
+    def get_protocol(self) -> Receiver:
         return self.above
 
     # For subclasses.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 
+from qanat.net.transport import Transport
 
-def notice_silence(transport: asyncio.BaseTransport, seconds: int) -> None:
+
+def notice_silence(transport: Transport, seconds: int) -> None:
     """Let the kernel end a TCP connection whose far end has vanished: no answer to data or to probes for so long."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):

@@ -6,27 +6,25 @@ so the first side to end closes the other after what is queued has been sent.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 
 
-class Splice(asyncio.Protocol):
+class Splice(Receiver):
     """One direction of a relay. Two of them, each other's `peer`, join two transports.
 
     `transport` is the one this end listens to. `on_lost` is called once when it is gone.
     """
 
     peer: Splice
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, on_lost: Callable[[Exception | None], None] | None = None) -> None:
         self._on_lost = on_lost
         self.bytes_received = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -48,7 +46,7 @@ class Splice(asyncio.Protocol):
             self._on_lost(exc)
 
 
-def splice(a: asyncio.Transport, b: asyncio.Transport) -> tuple[Splice, Splice]:
+def splice(a: Transport, b: Transport) -> tuple[Splice, Splice]:
     """Join two connected transports; returns the ends that now listen to `a` and to `b`."""
     end_a, end_b = Splice(), Splice()
     end_a.peer, end_b.peer = end_b, end_a

@@ -10,46 +10,22 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from qanat.errors import QanatError
+from mypy_extensions import mypyc_attr
+
 from qanat.net.alarm import Alarm, call_in
-from qanat.net.layer import Layer, as_transport
+from qanat.net.errors import TLSFailed, TLSTruncated
+from qanat.net.layer import Layer
 from qanat.net.tls_alerts import reason_of
 from qanat.net.tls_engine import HEADER_SIZE, TLSEngine, end_of_record
+from qanat.net.transport import Receiver, Transport
 
 GATHER = 64 * 1024
 """Bytes written above that are encrypted and sent at once; fewer wait for the end of the loop's turn."""
 HANDSHAKE_TIMEOUT = 10.0
 MAX_HELLO = 64 * 1024
 """Bytes a peer may send while its handshake waits for its turn."""
-
-
-@dataclass(eq=False)
-class TLSFailed(QanatError):
-    """A TLS session could not be set up or was broken. `reason` is the peer's alert, or what we found wrong."""
-
-    code: ClassVar[str] = "tls_failed"
-    status: ClassVar[int] = 502
-    reason: str
-    by_peer: bool = False
-    """True when `reason` is an alert that the peer sent."""
-
-    def __str__(self) -> str:
-        return f"tls: {self.reason}"
-
-
-@dataclass(eq=False)
-class TLSTruncated(QanatError):
-    """The peer vanished without `close_notify`: whatever was last received may be incomplete (RFC 8446 6.1)."""
-
-    code: ClassVar[str] = "tls_truncated"
-    status: ClassVar[int] = 502
-    retryable: ClassVar[bool] = True
-
-    def __str__(self) -> str:
-        return "tls session ended without close_notify"
 
 
 class HandshakeGate:
@@ -89,6 +65,7 @@ class HandshakeGate:
             self._free += 1
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TLSLayer(Layer):
     """One end of a TLS session; use `TLSServer` or `TLSClient`.
 
@@ -123,7 +100,7 @@ class TLSLayer(Layer):
 
     def __init__(
         self,
-        above: asyncio.Protocol,
+        above: Receiver,
         context: ssl.SSLContext,
         *,
         server_side: bool,
@@ -150,8 +127,7 @@ class TLSLayer(Layer):
 
     # Called by the transport below.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.below = transport
         self._loop = asyncio.get_running_loop()
         self._timer = call_in(self._handshake_timeout, self._handshake_timed_out)
@@ -382,21 +358,55 @@ class TLSLayer(Layer):
             self.below.close()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TLSServer(TLSLayer):
     """The accepting end: the edge's outer TLS, the proxy's inner TLS."""
 
     __slots__ = ()
 
-    def __init__(self, above: asyncio.Protocol, context: ssl.SSLContext, **options: Any) -> None:
-        super().__init__(above, context, server_side=True, **options)
+    def __init__(
+        self,
+        above: Receiver,
+        context: ssl.SSLContext,
+        *,
+        verify: Callable[[ssl.SSLObject], None] | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        gate: HandshakeGate | None = None,
+    ) -> None:
+        super().__init__(
+            above,
+            context,
+            server_side=True,
+            verify=verify,
+            on_failure=on_failure,
+            handshake_timeout=handshake_timeout,
+            gate=gate,
+        )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TLSClient(TLSLayer):
     """The dialling end."""
 
     __slots__ = ()
 
     def __init__(
-        self, above: asyncio.Protocol, context: ssl.SSLContext, server_hostname: str | None, **options: Any
+        self,
+        above: Receiver,
+        context: ssl.SSLContext,
+        server_hostname: str | None,
+        *,
+        verify: Callable[[ssl.SSLObject], None] | None = None,
+        on_failure: Callable[[Exception], None] | None = None,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
-        super().__init__(above, context, server_side=False, server_hostname=server_hostname, **options)
+        super().__init__(
+            above,
+            context,
+            server_side=False,
+            server_hostname=server_hostname,
+            verify=verify,
+            on_failure=on_failure,
+            handshake_timeout=handshake_timeout,
+        )

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from qanat.errors import QanatError
+from mypy_extensions import mypyc_attr
+
 from qanat.net.alarm import Alarm, call_in
+from qanat.net.errors import WebSocketClosed
 from qanat.net.layer import Layer
+from qanat.net.transport import Receiver, Transport
+from qanat.wire.errors import WebSocketViolation
 from qanat.wire.websocket import (
     ABNORMAL,
     GOING_AWAY,
@@ -24,7 +27,6 @@ from qanat.wire.websocket import (
     PayloadReceived,
     PingReceived,
     WebSocketCodec,
-    WebSocketViolation,
 )
 
 PING_EVERY = 30.0
@@ -35,24 +37,11 @@ GOING_AWAY_NOTICE = b"qanat-going-away"
 """Payload of a Ping by which an edge that drains asks for no more on this session; others merely answer it."""
 
 
-@dataclass(eq=False)
-class WebSocketClosed(QanatError):
-    """The WebSocket ended in a way that may have cut its stream short. 1006: without a Close frame."""
-
-    code: ClassVar[str] = "websocket_closed"
-    status: ClassVar[int] = 502
-    retryable: ClassVar[bool] = True
-    close_code: int
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return f"websocket closed with code {self.close_code}" + (f": {self.reason}" if self.reason else "")
-
-
+@mypyc_attr(allow_interpreted_subclasses=True)
 class WebSocketLayer(Layer):
     """One end of a WebSocket; use `WebSocketServer` or `WebSocketClient`."""
 
-    def __init__(self, above: asyncio.Protocol, codec: WebSocketCodec) -> None:
+    def __init__(self, above: Receiver, codec: WebSocketCodec) -> None:
         super().__init__(above)
         self.farewell = NORMAL
         """The code of a Close that nothing special is the matter with."""
@@ -68,7 +57,7 @@ class WebSocketLayer(Layer):
         self._last_heard = 0.0
         self._timer: Alarm | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         self._loop = asyncio.get_running_loop()
         self._last_heard = self._loop.time()
         self._timer = call_in(PING_EVERY, self._keep_alive)
@@ -203,15 +192,17 @@ def _nothing() -> None:
     pass
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class WebSocketServer(WebSocketLayer):
     """The end that was asked for the upgrade: the proxy's."""
 
-    def __init__(self, above: asyncio.Protocol) -> None:
+    def __init__(self, above: Receiver) -> None:
         super().__init__(above, WebSocketCodec())
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class WebSocketClient(WebSocketLayer):
     """The end that asked for the upgrade: the gateway's. Masks what it sends."""
 
-    def __init__(self, above: asyncio.Protocol) -> None:
+    def __init__(self, above: Receiver) -> None:
         super().__init__(above, WebSocketCodec(lambda: os.urandom(4)))

@@ -8,6 +8,7 @@ import json
 from prometheus_client import generate_latest
 
 from qanat.net.http1 import RequestReceived
+from qanat.net.transport import as_protocol
 from qanat.proxy.config import Admin
 from qanat.proxy.errors import Reply
 from qanat.proxy.plain import PlainConnection, text_reply
@@ -19,7 +20,7 @@ async def start_admin(proxy: Proxy, config: Admin) -> asyncio.AbstractServer:
     host, port = config.listen_addr
     loop = asyncio.get_running_loop()
     return await loop.create_server(
-        lambda: PlainConnection(lambda request: _answer(proxy, request)), host or None, port
+        lambda: as_protocol(PlainConnection(lambda request: _answer(proxy, request))), host or None, port
     )
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from qanat.net.tls import TLSClient
+from qanat.net.transport import Receiver, as_protocol
 from qanat.proxy.errors import (
     AddressDenied,
     ConnectFailed,
@@ -139,7 +140,7 @@ class Dialler:
         try:
             async with asyncio.timeout(destination.timeout or None):
                 transport, _ = await loop.create_connection(
-                    lambda: _layers(destination, connection), address, port, flags=socket.AI_NUMERICHOST
+                    lambda: as_protocol(_layers(destination, connection)), address, port, flags=socket.AI_NUMERICHOST
                 )
                 connection.attach(transport)
                 _check_peer(transport, address)
@@ -150,7 +151,7 @@ class Dialler:
             raise ConnectFailed(f"{where}: connect: {_reason(error)}") from error
 
 
-def _layers(destination: Destination, connection: UpstreamConnection) -> asyncio.Protocol:
+def _layers(destination: Destination, connection: UpstreamConnection) -> Receiver:
     if destination.tls is None:
         return connection
     return TLSClient(

@@ -62,20 +62,6 @@ class Exchange:
     It calls `flush` when it has told what came in one piece: then that goes to the upstream in one piece, too.
     """
 
-    over = False
-    """Whether nothing more will happen."""
-    route: Route | None = None
-    """The route chosen, if any."""
-    _stage = _WAITING
-    _upstream: Upstream | None = None
-    _task: asyncio.Task[None] | None = None
-    _timer: asyncio.TimerHandle | None = None
-    _filter: FilterRun | None = None
-    _watch: AnswerWatch | None = None
-    _trailers: Headers = ()
-    _caller_full = False
-    _pending_size = 0
-
     def __init__(self, forwarder: Forwarder, caller: Caller, request: IncomingRequest, sni: str | None = None) -> None:
         self.request = request
         self._forwarder, self._caller, self._sni = forwarder, caller, sni
@@ -83,7 +69,20 @@ class Exchange:
         self.record = RequestRecord(request, self._request_id, forwarder.metrics)
         self._headers: list[Header] = []
         self._pending: list[bytes] = []
+        self._pending_size = 0
         self._body_ended = request.framing is NO_BODY
+        self._caller_full = False
+        self._trailers: Headers = ()
+        self._stage = _WAITING
+        self.over = False
+        """Whether nothing more will happen."""
+        self.route: Route | None = None
+        """The route chosen, if any."""
+        self._upstream: Upstream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._filter: FilterRun | None = None
+        self._watch: AnswerWatch | None = None
 
     @property
     def standalone_stream(self) -> bool:

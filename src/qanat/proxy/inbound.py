@@ -7,17 +7,20 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 
+from mypy_extensions import mypyc_attr
+
 from qanat.net.alarm import Alarm, call_in
-from qanat.net.layer import as_transport
+from qanat.net.transport import Transport
 
 FORGET_AFTER = 2.0
 """Seconds of rest after which a connection lets go of what it remembers of its last request: it may be secret."""
 
 
-class Inbound(asyncio.Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Inbound:
     """One inner connection. It is closed after `idle_timeout` seconds without a request."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, idle_timeout: float) -> None:
         self.lost = False
@@ -26,8 +29,7 @@ class Inbound(asyncio.Protocol):
         self._idle_since = 0.0
         self._idle_timer: Alarm | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         self._loop = asyncio.get_running_loop()
         self._rest()

@@ -14,7 +14,7 @@ from qanat.proxy.routes import Authority, BadHost, parse_authority
 _ABSOLUTE = re.compile(rb"(?:https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(slots=True)
+@dataclass
 class IncomingRequest:
     """A request's head. `target` is path and query byte for byte, or `*`; header names as they were written."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Callable
 
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
 from qanat.net.alarm import call_in
-from qanat.net.layer import Layer, as_transport
-from qanat.net.tls import HANDSHAKE_TIMEOUT, HandshakeGate, TLSFailed, TLSServer
+from qanat.net.errors import TLSFailed
+from qanat.net.layer import Layer
+from qanat.net.tls import HANDSHAKE_TIMEOUT, HandshakeGate, TLSServer
+from qanat.net.transport import Receiver, Transport
 from qanat.net.websocket import WebSocketServer
 from qanat.proxy.certificate import SNIObject
 from qanat.proxy.inbound import Inbound
@@ -24,7 +25,7 @@ ChooseInbound = Callable[[str, str | None], Inbound]
 """From the protocol agreed by ALPN and the name asked for (SNI) to the protocol that speaks it."""
 
 
-class HelloGuard(asyncio.Protocol):
+class HelloGuard(Receiver):
     """Reads the ClientHello, then hands everything to TLS and is gone."""
 
     def __init__(self, tls: TLSServer, on_failure: Callable[[Exception], None]) -> None:
@@ -32,7 +33,7 @@ class HelloGuard(asyncio.Protocol):
         self._seen = b""
         self._done = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         assert isinstance(transport, Layer)
         self._below = transport
         self._timer = call_in(HANDSHAKE_TIMEOUT, self._timed_out)
@@ -75,7 +76,7 @@ class HelloGuard(asyncio.Protocol):
         self._timer.cancel()
 
 
-class InnerSession(asyncio.Protocol):
+class InnerSession(Receiver):
     """One inner TLS session on one WebSocket. `accepted` or `on_failure` tells how the handshake went."""
 
     def __init__(
@@ -91,8 +92,7 @@ class InnerSession(asyncio.Protocol):
         tls = TLSServer(self, context, gate=gate, on_failure=self._handshake_failed)
         self.websocket = WebSocketServer(HelloGuard(tls, self._handshake_failed))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         session: ssl.SSLObject = transport.get_extra_info("ssl_object")
         sni = session.sni if isinstance(session, SNIObject) else None
         self._on_handshake("ok")

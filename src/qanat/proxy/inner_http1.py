@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from qanat.errors import ProtocolError
+from qanat.net.errors import HTTPViolation
 from qanat.net.http1 import (
     CHUNKED,
     NO_BODY,
@@ -17,8 +18,9 @@ from qanat.net.http1 import (
     encode_chunk,
     encode_last_chunk,
 )
-from qanat.net.http1_fields import Header, Headers, HTTPViolation, encode_head, tokens
+from qanat.net.http1_fields import Header, Headers, encode_head, tokens
 from qanat.net.layer import Layer
+from qanat.net.transport import Transport
 from qanat.proxy.errors import BadRequest, HeadersTooLarge, ProxyError, Reply, URITooLong, to_reply
 from qanat.proxy.exchange import Exchange
 from qanat.proxy.forward import Forwarder
@@ -52,7 +54,7 @@ class HTTP1Inbound(Inbound):
 
     # Called by the transport below.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         if isinstance(transport, Layer):
             transport.write_through()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from qanat.net.http1 import Framing, ResponseReceived
 from qanat.net.http1_fields import Header, Headers
 from qanat.net.layer import HIGH_WATER, LOW_WATER
+from qanat.net.transport import Transport
 from qanat.proxy.errors import ProxyError, Reply, to_reply
 from qanat.proxy.exchange import Exchange
 from qanat.proxy.forward import Forwarder
@@ -131,7 +131,7 @@ class HTTP2Inbound(Inbound):
         self._flush_scheduled = self._draining = False
         self._forgiven_at = 0.0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         self._flush()
 

@@ -6,13 +6,13 @@ more than yes or no: the same port can be reached through the tunnel.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qanat.errors import ProtocolError
 from qanat.net.http1 import Framing, RequestReceived
 from qanat.net.http1_fields import Fields, Header, Headers, encode_head, tokens, values
+from qanat.net.transport import Receiver, Transport
 from qanat.proxy.errors import BadRequest, Draining, Overloaded, ProxyError, Reply, UpgradeRequired, to_reply
 from qanat.proxy.plain import PlainConnection, text_reply
 from qanat.tunnel.connection import IncomingStream, ResponseHead, StreamKind
@@ -95,19 +95,19 @@ def tokens_as_written(headers: Headers, name: bytes) -> list[str]:
     return [text for member in members if (text := member.strip(b" \t").decode("latin-1"))]
 
 
-class _StreamAnswer(asyncio.Protocol):
+class _StreamAnswer(Receiver):
     """Answers a stream that is no WebSocket."""
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, IncomingStream)
+    def connection_made(self, transport: Transport) -> None:
+        stream = cast(IncomingStream, transport)
         headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in self._reply.headers)
-        transport.respond(ResponseHead(self._reply.status, headers))
-        if transport.head.method != "HEAD":
-            transport.write(self._reply.body)
-        transport.close()
+        stream.respond(ResponseHead(self._reply.status, headers))
+        if stream.head.method != "HEAD":
+            stream.write(self._reply.body)
+        stream.close()
 
 
 class StreamDoor:
@@ -116,7 +116,7 @@ class StreamDoor:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         """The protocol for one tunnel stream."""
         proxy = self._proxy
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in stream.head.headers]

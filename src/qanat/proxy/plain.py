@@ -8,7 +8,7 @@ from collections.abc import Callable
 from qanat.errors import ProtocolError
 from qanat.net.http1 import RequestReader, RequestReceived
 from qanat.net.http1_fields import Header, encode_head
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 from qanat.proxy.errors import BadRequest, Reply, to_reply
 
 HEAD_TIMEOUT = 10.0
@@ -27,10 +27,10 @@ def text_reply(status: int, text: str, content_type: str = "text/plain; charset=
     return Reply(status, headers, body)
 
 
-class PlainConnection(asyncio.Protocol):
+class PlainConnection(Receiver):
     """Answers one request and closes. `answer` is given its head; a body is not wanted."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, answer: Callable[[RequestReceived], Reply]) -> None:
         self._answer = answer
@@ -38,8 +38,7 @@ class PlainConnection(asyncio.Protocol):
         self._done = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, transport.abort)
 

@@ -8,6 +8,7 @@ import contextlib
 from qanat.log import get_logger
 from qanat.net.http1_fields import Header
 from qanat.net.tls import HandshakeGate
+from qanat.net.transport import Receiver
 from qanat.net.websocket import WebSocketServer
 from qanat.proxy.certificate import Certificate, days_left
 from qanat.proxy.config import ProxyConfig
@@ -95,7 +96,7 @@ class Proxy:
         self.metrics.websockets.set(len(self._sessions))
         return session.websocket
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         """Take a stream from a connector in this process."""
         return self._door.handle_stream(stream)
 

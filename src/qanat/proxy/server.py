@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qanat.log import get_logger
+from qanat.net.transport import as_protocol
 from qanat.proxy.admin import start_admin
 from qanat.proxy.certificate import Certificate, load_certificate
 from qanat.proxy.config import ProxyConfig, load_config, warnings
@@ -61,7 +62,9 @@ async def serve(
         announce(config, certificate)
         if listen:
             host, port = config.listen_addr
-            server = await loop.create_server(lambda: OuterConnection(proxy), host or None, port, backlog=BACKLOG)
+            server = await loop.create_server(
+                lambda: as_protocol(OuterConnection(proxy)), host or None, port, backlog=BACKLOG
+            )
         admin = await start_admin(proxy, config.admin) if config.admin else None
         running = RunningProxy(proxy, _bound(server), _bound(admin), reload_now)
         if running.address:

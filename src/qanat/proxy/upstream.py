@@ -20,7 +20,7 @@ from qanat.net.http1 import (
     encode_last_chunk,
 )
 from qanat.net.http1_fields import Header, Headers, encode_head
-from qanat.net.layer import as_transport
+from qanat.net.transport import Transport
 from qanat.proxy.errors import ProxyError, UpstreamBroken, UpstreamNotTrusted
 
 
@@ -71,10 +71,10 @@ class Upstream(Protocol):
     def close(self) -> None: ...
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection:
     """The client's end of one HTTP/1.1 connection."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, address: str, on_idle: Callable[[UpstreamConnection], None]) -> None:
         self.address = address
@@ -83,7 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         self._on_idle = on_idle
         self._on_lost: Callable[[], None] | None = None
-        self._below: asyncio.BaseTransport | None = None
+        self._below: Transport | None = None
         self._reader = ResponseReader()
         self._listener: ResponseListener | None = None
         self._request_done = self._keep_alive = False
@@ -94,8 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Called by the transport below.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         if not self.ready.done():
             self.ready.set_result(None)
@@ -145,7 +144,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Called by the dialler.
 
-    def attach(self, transport: asyncio.BaseTransport) -> None:
+    def attach(self, transport: Transport) -> None:
         """The socket is connected; TLS may still have to be agreed on."""
         self._below = transport
 
@@ -153,7 +152,7 @@ class UpstreamConnection(asyncio.Protocol):
         """The dialler failed or was cancelled."""
         self._lost = True
         if self._below is not None:
-            as_transport(self._below).abort()
+            self._below.abort()
         if self.ready.done() and not self.ready.cancelled():
             self.ready.exception()  # has been reported, or nobody wants to know any more
 

@@ -6,7 +6,6 @@ HTTP, WebSocket or TCP. A transport-specific module (`http2.py`, `quic.py`) impl
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +13,7 @@ from typing import ClassVar, Protocol
 from uuid import UUID
 
 from qanat.errors import QanatError
+from qanat.net.transport import Receiver, Transport
 from qanat.wire.registration import ConfigurationResult
 
 Headers = tuple[tuple[str, str], ...]
@@ -51,7 +51,7 @@ class ResponseHead:
     rate_limited: bool = False
 
 
-class StreamProtocol(asyncio.Protocol):
+class StreamProtocol(Receiver):
     """The edge's side of one stream, as heard: first the response head, then data, then the end.
 
     `connection_lost(None)` is a clean end; an exception means that the stream was reset or its connection lost.
@@ -64,20 +64,17 @@ class StreamProtocol(asyncio.Protocol):
         """The answer's trailers, HTTP/2 only. Called before the end."""
 
 
-class IncomingStream(asyncio.Transport, ABC):
+class IncomingStream(Transport, Protocol):
     """The connector's side of one stream: a transport that wants `respond` before the first `write`.
 
     `close` ends the stream cleanly after what is queued, `abort` resets it.
     """
 
-    __slots__ = ()
     head: RequestHead
 
-    @abstractmethod
     def respond(self, head: ResponseHead) -> None:
         """Send the response head."""
 
-    @abstractmethod
     def write_trailers(self, trailers: Headers) -> None:
         """Send trailers and end the stream; dropped where the transport has none."""
 
@@ -85,7 +82,7 @@ class IncomingStream(asyncio.Transport, ABC):
 class StreamHandler(Protocol):
     """Whoever serves a connector's streams: it dials the proxy, or is the proxy itself."""
 
-    def handle_stream(self, stream: IncomingStream) -> asyncio.Protocol:
+    def handle_stream(self, stream: IncomingStream) -> Receiver:
         """The protocol that will hear this stream. Its `connection_made(stream)` follows at once."""
         ...
 
@@ -176,7 +173,7 @@ class EdgeConnection(ABC):
     registered: Registered
 
     @abstractmethod
-    def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> asyncio.Transport:
+    def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> Transport:
         """Open a stream and send its head. Raises `ConnectionUnavailable`.
 
         The transport's `write_eof` ends the request body (never on WebSocket or TCP: there it ends both directions);

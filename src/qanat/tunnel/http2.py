@@ -15,13 +15,13 @@ from typing import ClassVar
 
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
+from qanat.net.transport import Transport
 from qanat.tunnel.configuration import Answer, encode_configuration_result, parse_configuration_result
 from qanat.tunnel.connection import (
     ConnectionUnavailable,
     ConnectorConnection,
     EdgeConnection,
     Headers,
-    IncomingStream,
     Registered,
     Registrar,
     RegistrationRequest,
@@ -126,14 +126,14 @@ class EdgeHTTP2(Link, EdgeConnection):
         self._draining = self._stalled = False
         self._window_seen = self.loop.time()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         peer = transport.get_extra_info("peername")
         address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else ""
         self._control = EdgeControl(self._registrar, self, address, self._protocol_name, self._write_control)
         self._control_id = self.codec.open_stream(_CONTROL_HEADERS)
         super().connection_made(transport)
 
-    def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> asyncio.Transport:
+    def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> Transport:
         return self._open(head, _request_headers(head), protocol)
 
     async def push_configuration(self, version: int, config: object) -> ConfigurationResult:
@@ -220,7 +220,7 @@ class EdgeHTTP2(Link, EdgeConnection):
         self.flush_soon()
 
 
-class ConnectorStream(Stream, IncomingStream):
+class ConnectorStream(Stream):
     """The connector's end of a request stream."""
 
     __slots__ = ("_responded", "head")

@@ -11,9 +11,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from mypy_extensions import mypyc_attr
+
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
-from qanat.net.layer import HIGH_WATER, LOW_WATER, Layer, as_transport
+from qanat.net.layer import HIGH_WATER, LOW_WATER, Layer
+from qanat.net.transport import Receiver, Transport
 from qanat.tunnel.connection import ConnectionLost, StreamReset
 from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
@@ -42,7 +45,7 @@ CLOSE_TIMEOUT = 5.0
 _log = get_logger("qanat.tunnel")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeepAlive:
     """Seconds: of quiet before a PING, and of silence before the connection counts as lost."""
 
@@ -50,7 +53,8 @@ class KeepAlive:
     timeout: float = 4.5
 
 
-class Stream(asyncio.Transport):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Stream:
     """One stream as a transport. A paused reader fills the stream's window, never more."""
 
     __slots__ = (
@@ -69,10 +73,9 @@ class Stream(asyncio.Transport):
     abort_code: ClassVar[ErrorCode] = ErrorCode.CANCEL
 
     def __init__(self, link: Link, stream_id: int) -> None:
-        super().__init__()
         self.link = link
         self.stream_id = stream_id
-        self._protocol: asyncio.Protocol
+        self._protocol: Receiver
         self._unread = bytearray()  # joined: a peer's frames may be a byte each
         self._reading = True
         self._writer_paused = self._closing = self._ended = self._finished = self._lost = False
@@ -139,11 +142,10 @@ class Stream(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """The limits are the connection's; they hold for all its streams."""
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
+    def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
+    def get_protocol(self) -> Any:
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -242,10 +244,11 @@ class Stream(asyncio.Transport):
         self.link.flush_soon()
 
 
-class Link(asyncio.Protocol, ABC):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Link(ABC):
     """One end of the connection."""
 
-    transport: asyncio.Transport
+    transport: Transport
 
     def __init__(self, codec: HTTP2Connection, keep_alive: KeepAlive | None = None) -> None:
         self.codec = codec
@@ -263,8 +266,7 @@ class Link(asyncio.Protocol, ABC):
 
     # Called by the transport below.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
         if isinstance(transport, Layer):
             transport.write_through()
@@ -317,7 +319,7 @@ class Link(asyncio.Protocol, ABC):
     def link_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and all its streams have been told."""
 
-    def stream_forgotten(self) -> None:
+    def stream_forgotten(self) -> None:  # noqa: B027
         """A request stream is closed for good."""
 
     def knows(self, stream: Stream) -> bool:
@@ -411,7 +413,7 @@ class Link(asyncio.Protocol, ABC):
             case _:
                 self._guarded(stream, self.stream_event_received, stream, event)
 
-    def stream_event_received(self, stream: Stream, event: h2.Event) -> None:
+    def stream_event_received(self, stream: Stream, event: h2.Event) -> None:  # noqa: B027
         """A head or trailers on a request stream."""
 
     def _guarded(self, stream: Stream, call: Any, *args: Any) -> None:
@@ -463,7 +465,7 @@ class Link(asyncio.Protocol, ABC):
             self._guarded(worst, worst.fail, StreamReset(ErrorCode.ENHANCE_YOUR_CALM), ErrorCode.ENHANCE_YOUR_CALM)
         self._crowded = crowded
 
-    def pulse(self, now: float) -> None:
+    def pulse(self, now: float) -> None:  # noqa: B027
         """About once a second."""
 
     def _drop(self, reason: str) -> None:

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from qanat.net.layer import Layer
 from qanat.net.memory import memory_pair
+from qanat.net.transport import Transport
 from qanat.tunnel.connection import (
     ConnectionLost,
     ConnectionUnavailable,
     ConnectorConnection,
     EdgeConnection,
     Headers,
-    IncomingStream,
     Registered,
     Registrar,
     RegistrationRefused,
@@ -61,7 +61,7 @@ class _Opened(Layer):
         self._connection.forget(self)
 
 
-class _Incoming(Layer, IncomingStream):
+class _Incoming(Layer):
     """The connector's end of a stream."""
 
     def __init__(self, head: RequestHead, opened: _Opened) -> None:
@@ -102,7 +102,7 @@ class MemoryEdge(EdgeConnection):
         self._draining = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> asyncio.Transport:
+    def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> Transport:
         if self.available_streams <= 0:
             raise ConnectionUnavailable("the tunnel connection takes no further stream")
         opened = _Opened(self, protocol)

@@ -14,13 +14,13 @@ from qh3.quic.connection import NetworkAddress
 
 from qanat.errors import ProtocolError
 from qanat.net.layer import Layer
+from qanat.net.transport import Receiver, Transport
 from qanat.tunnel.connection import (
     ConnectionLost,
     ConnectionUnavailable,
     ConnectorConnection,
     EdgeConnection,
     Headers,
-    IncomingStream,
     Registered,
     Registrar,
     RegistrationRequest,
@@ -65,7 +65,7 @@ class QUICEdgeConnection(EdgeConnection):
         self._last_words: asyncio.TimerHandle | None = None
         self._patience = asyncio.get_running_loop().call_later(FIRST_CALL_TIMEOUT, self._lose_patience)
 
-    def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> asyncio.Transport:
+    def open_stream(self, head: RequestHead, protocol: StreamProtocol) -> Transport:
         message = to_request(head).encode()
         if not self.available_streams or self.link.engine.connection_credit < len(message):
             # The second also keeps the head whole: cloudflared misreads one that is cut behind its seventh byte.
@@ -122,7 +122,7 @@ class QUICEdgeConnection(EdgeConnection):
     def handshake_completed(self) -> None:
         """Nothing to do: a probe ends here, a connector opens its control stream."""
 
-    def stream_opened(self, stream: QUICStream) -> asyncio.Protocol:
+    def stream_opened(self, stream: QUICStream) -> Receiver:
         if stream.stream_id != CONTROL_STREAM:
             return _Refused()
         self._control = EdgeControl(self._registrar, self, self._address, "quic", stream.write)
@@ -199,7 +199,7 @@ class QUICConnectorConnection(ConnectorConnection):
         if not self.connected.done():
             self.connected.set_result(None)
 
-    def stream_opened(self, stream: QUICStream) -> asyncio.Protocol:
+    def stream_opened(self, stream: QUICStream) -> Receiver:
         incoming = _Incoming(self._handler, self._open.discard)
         self._open.add(incoming)
         return incoming
@@ -216,7 +216,7 @@ class QUICConnectorConnection(ConnectorConnection):
         self.on_lost()
 
 
-class _ControlStream(asyncio.Protocol):
+class _ControlStream(Receiver):
     """Passes the control stream's bytes on; bytes that make no sense end the connection."""
 
     def __init__(self, receive: Callable[[bytes], None], close: Callable[[], None]) -> None:
@@ -232,10 +232,10 @@ class _ControlStream(asyncio.Protocol):
         return True  # cloudflared ends its side after it has unregistered: our answer is still under way
 
 
-class _Refused(asyncio.Protocol):
+class _Refused(Receiver):
     """A stream that we have no use for: cloudflared opens some for UDP sessions."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         assert isinstance(transport, QUICStream)
         transport.reset(NO_ERROR)
 
@@ -273,7 +273,7 @@ class _EdgeStream(Layer, StopAware):
         super().connection_lost(exc)
 
 
-class _Incoming(Layer, StopAware, IncomingStream):
+class _Incoming(Layer, StopAware):
     """The connector's side of a request stream: reads the request's head, then is the transport of its handler."""
 
     below: QUICStream
@@ -283,7 +283,7 @@ class _Incoming(Layer, StopAware, IncomingStream):
         self._handler, self._on_ended = handler, on_ended
         self._reader: RequestReader | None = RequestReader()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         assert isinstance(transport, QUICStream)
         self.below = transport  # the protocol above begins once there is a head
 

@@ -16,6 +16,7 @@ from qh3.quic.connection import NetworkAddress
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER
+from qanat.net.transport import Receiver
 from qanat.tunnel.connection import ConnectionLost, StreamReset
 from qanat.tunnel.quic_engine import CONNECTION_WINDOW, STREAM_WINDOW, Engine
 
@@ -33,7 +34,7 @@ class LinkOwner(Protocol):
         """TLS is done; streams may be opened."""
         ...
 
-    def stream_opened(self, stream: QUICStream) -> asyncio.Protocol:
+    def stream_opened(self, stream: QUICStream) -> Receiver:
         """The protocol for a stream that the peer opened."""
         ...
 
@@ -73,7 +74,7 @@ class QUICLink:
 
     # For the owner.
 
-    def open_stream(self, protocol: asyncio.Protocol) -> QUICStream:
+    def open_stream(self, protocol: Receiver) -> QUICStream:
         """A new stream towards the peer. `protocol.connection_made` is the caller's to call."""
         return self._add(self.engine.open_stream(), protocol)
 
@@ -170,7 +171,7 @@ class QUICLink:
             self.engine.grant_connection(limit)
             self.transmit_soon()
 
-    def _add(self, stream_id: int, protocol: asyncio.Protocol) -> QUICStream:
+    def _add(self, stream_id: int, protocol: Receiver) -> QUICStream:
         stream = self.streams[stream_id] = QUICStream(self, stream_id, protocol)
         return stream
 
@@ -198,7 +199,7 @@ def _explain(event: events.ConnectionTerminated) -> Exception | None:
 class QUICStream(asyncio.Transport):
     """One stream as a transport. `close` ends it after what is queued, `abort` resets it; both stop the peer too."""
 
-    def __init__(self, link: QUICLink, stream_id: int, protocol: asyncio.Protocol) -> None:
+    def __init__(self, link: QUICLink, stream_id: int, protocol: Receiver) -> None:
         super().__init__()
         self._link, self._engine, self.stream_id = link, link.engine, stream_id
         self._protocol = protocol
@@ -276,11 +277,10 @@ class QUICStream(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """The limits are the connection's; they hold for all its streams."""
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
+    def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
+    def get_protocol(self) -> Any:
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -413,7 +413,7 @@ class QUICStream(asyncio.Transport):
             self._link.grant()
 
 
-class StopAware(asyncio.Protocol):
+class StopAware:
     """A protocol that wants to know when the peer no longer listens."""
 
     def peer_stopped(self, error_code: int) -> None:

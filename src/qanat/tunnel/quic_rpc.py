@@ -6,7 +6,7 @@ import asyncio
 import json
 
 from qanat.errors import ProtocolError
-from qanat.net.layer import as_transport
+from qanat.net.transport import Receiver, Transport
 from qanat.tunnel.connection import ConnectionLost, StreamReset
 from qanat.wire.quic_stream import RPC_SIGNATURE
 from qanat.wire.registration import (
@@ -20,7 +20,7 @@ from qanat.wire.rpc import CallFailed, CallReceived, ExceptionKind, ResultReceiv
 NOT_SUPPORTED = "remote configuration is not supported"
 
 
-class ConfigurationPush(asyncio.Protocol):
+class ConfigurationPush(Receiver):
     """The edge's side: asks a connector to take a configuration. `answered` says what came of it."""
 
     def __init__(self, version: int, config: object) -> None:
@@ -30,8 +30,8 @@ class ConfigurationPush(asyncio.Protocol):
         self.answered: asyncio.Future[ConfigurationResult] = asyncio.get_running_loop().create_future()
         self.answered.add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
+        self._transport = transport
         self._transport.write(RPC_SIGNATURE + self._client.data_to_send())
 
     def data_received(self, data: bytes) -> None:
@@ -62,14 +62,14 @@ class ConfigurationPush(asyncio.Protocol):
         self._transport.write_eof()
 
 
-class RemoteCalls(asyncio.Protocol):
+class RemoteCalls(Receiver):
     """The connector's side: declines configurations politely, and knows no other call."""
 
     def __init__(self) -> None:
         self._server = RPCServer()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         self._server.receive_data(data)

@@ -16,9 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from qanat.errors import ProtocolError, QanatError
 from qanat.net.dial import start_tls
+from qanat.net.errors import HTTPViolation
 from qanat.net.http1 import RequestReader, RequestReceived
-from qanat.net.http1_fields import Headers, HTTPViolation, encode_head, parse_fields, tokens, values
-from qanat.net.layer import as_transport
+from qanat.net.http1_fields import Headers, encode_head, parse_fields, tokens, values
+from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.net.websocket import WebSocketClient, WebSocketServer
 from qanat.tunnel.connection import Registrar, StreamHandler
 from qanat.tunnel.http2 import ConnectorHTTP2, EdgeHTTP2
@@ -93,7 +94,7 @@ async def dial_wss(
     key = base64.b64encode(os.urandom(16)).decode()
     exchange = _Exchange(_upgrade_request(way, key))
 
-    async def connect(protocol: asyncio.Protocol) -> None:
+    async def connect(protocol: Receiver) -> None:
         await _connect(way, protocol, timeout)
 
     async with asyncio.timeout(timeout):
@@ -109,19 +110,21 @@ async def dial_wss(
     return connection
 
 
-async def _connect(way: Way, above: asyncio.Protocol, timeout: float) -> None:
+async def _connect(way: Way, above: Receiver, timeout: float) -> None:
     """TCP to the edge, or a proxy's tunnel to it, with `above` on top."""
     loop, proxy = asyncio.get_running_loop(), way.proxy
     if proxy is None:
-        await loop.create_connection(lambda: above, way.host, way.port, local_addr=way.local_addr)
+        await loop.create_connection(lambda: as_protocol(above), way.host, way.port, local_addr=way.local_addr)
         return
     exchange = _Exchange(_connect_request(way, proxy))
 
-    async def connect(protocol: asyncio.Protocol) -> asyncio.Transport:
-        transport, _ = await loop.create_connection(lambda: protocol, proxy.host, proxy.port, local_addr=way.local_addr)
+    async def connect(protocol: Receiver) -> Transport:
+        transport, _ = await loop.create_connection(
+            lambda: as_protocol(protocol), proxy.host, proxy.port, local_addr=way.local_addr
+        )
         return transport
 
-    transport: asyncio.Transport
+    transport: Transport
     if proxy.is_https:
         transport = await start_tls(connect, exchange, ssl.create_default_context(), proxy.host, timeout=timeout)
     else:
@@ -136,7 +139,7 @@ async def _connect(way: Way, above: asyncio.Protocol, timeout: float) -> None:
     _hand_over(transport, above, answer.rest)
 
 
-def _hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol, rest: bytes) -> None:
+def _hand_over(transport: Transport, protocol: Receiver, rest: bytes) -> None:
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
     transport.resume_reading()
@@ -185,7 +188,7 @@ def _check_upgrade(answer: _Answer, key: str) -> None:
         raise UpgradeRefused("the edge", "another subprotocol")
 
 
-class _Exchange(asyncio.Protocol):
+class _Exchange(Receiver):
     """Sends one request head and awaits one answer's head; then reading is paused for whoever comes next."""
 
     def __init__(self, request: bytes) -> None:
@@ -193,8 +196,7 @@ class _Exchange(asyncio.Protocol):
         self.answered: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self.answered.add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self._transport = transport
         transport.write(self._request)
 
@@ -228,12 +230,12 @@ def _parse_answer(head: bytes, rest: bytes) -> _Answer:
 # The edge's end.
 
 
-def accept_wss(registrar: Registrar, address: str = "") -> asyncio.Protocol:
+def accept_wss(registrar: Registrar, address: str = "") -> Receiver:
     """The protocol for a TLS transport on which a connector is to ask for the upgrade. `address`: the peer's."""
     return _Door(registrar, address)
 
 
-class _Door(asyncio.Protocol):
+class _Door(Receiver):
     """Reads the upgrade request, answers it, and puts the tunnel connection in its own place."""
 
     def __init__(self, registrar: Registrar, address: str) -> None:
@@ -241,8 +243,7 @@ class _Door(asyncio.Protocol):
         self._reader = RequestReader()
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = as_transport(transport)
+    def connection_made(self, transport: Transport) -> None:
         self._transport = transport
         self._timer = asyncio.get_running_loop().call_later(UPGRADE_TIMEOUT, transport.abort)
 
@@ -300,7 +301,7 @@ class _Door(asyncio.Protocol):
 class _From(WebSocketServer):
     """The WebSocket, knowing the peer's address as a balancer told it."""
 
-    def __init__(self, above: asyncio.Protocol, address: str) -> None:
+    def __init__(self, above: Receiver, address: str) -> None:
         super().__init__(above)
         self._address = address
 

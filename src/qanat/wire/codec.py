@@ -9,9 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 E = TypeVar("E")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Codec(ABC, Generic[E]):
     """The two queues every codec has."""
 

@@ -10,10 +10,9 @@ import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
-from qanat.errors import ProtocolError
 from qanat.wire.codec import Codec
+from qanat.wire.errors import WebSocketViolation
 
 try:
     from websockets.speedups import apply_mask
@@ -32,36 +31,28 @@ _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _FIN, _MASKED = 0x80, 0x80
 
 
-@dataclass(eq=False)
-class WebSocketViolation(ProtocolError):
-    """The peer broke the protocol; `close_code` is what to tell it."""
-
-    code: ClassVar[str] = "websocket_protocol_error"
-    close_code: int = PROTOCOL_ERROR
-
-
-@dataclass(slots=True)  # not frozen: one is made for each frame, and a frozen one costs thrice
+@dataclass  # not frozen: one is made for each frame, and a frozen one costs thrice
 class PayloadReceived:
     """A piece of the peer's byte stream."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PingReceived:
     """The peer asks for a Pong with the same payload; the codec has queued it already."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PongReceived:
     """The peer is alive."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CloseReceived:
     """The peer ends the stream. `code` 1005 stands for a Close frame without a code."""
 
