@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.chains import CHAINS
+from qanat.net.process import is_compiled
 
 OTHERS = {"nginx": ["nginx", "-v"], "haproxy": ["haproxy", "-v"], "ssh": ["ssh", "-V"]}
 
@@ -24,7 +25,7 @@ def describe_machine() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "kernel": platform.release(),
         "python": f"{platform.python_version()}, {_python_origin()}",
-        "qanat": f"qanat {version('qanat')}{_revision()}",
+        "qanat": f"qanat {version('qanat')}{_revision()}, byte path {'compiled' if is_compiled() else 'not compiled'}",
         "uvloop": f"uvloop {version('uvloop')}",
         "openssl": ssl.OPENSSL_VERSION,
         **_others(),

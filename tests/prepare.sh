@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what tests need and pip cannot bring: Debian packages (as root) and npm packages (where npm is). What
 # cannot be installed is said here; the tests that need it say so too, and are skipped. `prepare.sh venv` brings only
-# Python's own venv module, which Debian packages apart.
+# Python's own venv module, which Debian packages apart; `prepare.sh compiler` a C compiler and Python's headers.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,15 @@ install_packages() {
 if [ "${1-}" = venv ]; then
     if command -v apt-get >/dev/null && install_packages python3-venv; then exit 0; fi
     echo "Python's venv module is missing: install it (Debian: python3-venv) and run make again"
+    exit 1
+fi
+
+if [ "${1-}" = compiler ]; then
+    python=.venv/bin/python
+    headers=$($python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    if command -v cc >/dev/null && [ -e "$headers/Python.h" ]; then exit 0; fi
+    if command -v apt-get >/dev/null && install_packages gcc libc6-dev python3-dev; then exit 0; fi
+    echo "the byte path cannot be compiled: that takes a C compiler and Python's headers (Debian: gcc, python3-dev)"
     exit 1
 fi
 

@@ -19,7 +19,9 @@ from tests.support.tunnels_api import API_KEY, tunnels_api
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 LOCKS = ROOT / "deploy" / "locks"
-needs_bwrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+needs_bwrap = pytest.mark.skipif(
+    shutil.which("bwrap") is None or shutil.which("cc") is None, reason="bubblewrap or a C compiler is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,8 @@ def test_the_customer_image_builds_and_its_entry_points_run(build: Build, tmp_pa
     assert "qanat proxy" in run(image, "/mcp-proxy", "-version")
     assert "--output is required" in run(image, "/setup", "init", expect=2)
     assert "doctor" in run(image, "/qanat", "--help")
+    native = "from qanat.net.process import is_compiled; print(is_compiled())"
+    assert run(image, "/opt/qanat/bin/python", "-c", native) == "True\n"
     data = tmp_path / "data"
     data.mkdir(mode=0o777)
     with tunnels_api() as api:

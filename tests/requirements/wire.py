@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 REQUIREMENTS: dict[str, str] = {
+    "wire:compiled": "the byte path can be compiled to native code, and all its tests hold for that too",
     "wire:token:round-trip": "a token that we write is read as it was",
     "wire:token:strict": "URL-safe, unpadded, truncated or otherwise broken tokens are refused in cloudflared's words",
     "wire:token:lenient": "unknown keys and surrounding white space do not matter",

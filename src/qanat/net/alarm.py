@@ -86,16 +86,13 @@ def _go_off(alarm: Alarm) -> None:
         call()
 
 
-class _OfThread(threading.local):
-    alarms: _Alarms | None = None
-
-
-_of_thread = _OfThread()
+_of_thread = threading.local()
 
 
 def call_in(delay: float, call: Callable[[], object]) -> Alarm:
     """Call `call` in so many seconds, unless the alarm is cancelled before. Like `loop.call_later`, but light."""
-    loop, alarms = asyncio.get_running_loop(), _of_thread.alarms
+    loop = asyncio.get_running_loop()
+    alarms: _Alarms | None = getattr(_of_thread, "alarms", None)
     if alarms is None or alarms.loop is not loop:
         alarms = _of_thread.alarms = _Alarms(loop)
     return alarms.set(delay, call)

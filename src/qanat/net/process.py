@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import gc
 
+from qanat.net import layer
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NO_SUCH_LIBRARY = (OSError, AttributeError)
 """Not glibc: everything here is left as it is."""
@@ -31,3 +33,8 @@ def freeze_start() -> None:
     gc.freeze()
     with contextlib.suppress(*_NO_SUCH_LIBRARY):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def is_compiled() -> bool:
+    """Whether the byte path runs as native code, as in our images, and not as Python (`make wheel`)."""
+    return not (layer.__file__ or "").endswith(".py")

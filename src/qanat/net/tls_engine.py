@@ -19,14 +19,15 @@ _TYPES = range(20, 25)
 """Of records: change_cipher_spec, alert, handshake, application_data, heartbeat."""
 
 
-class _Buffers(threading.local):
-    """Not across threads: OpenSSL works on them without Python's lock."""
-
-    def __init__(self) -> None:
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+_of_thread = threading.local()
 
 
-_buffers = _Buffers()
+def _buffers() -> tuple[ssl.MemoryBIO, ssl.MemoryBIO]:
+    """What comes in and what goes out. Not across threads: OpenSSL works on them without Python's lock."""
+    buffers: tuple[ssl.MemoryBIO, ssl.MemoryBIO] | None = getattr(_of_thread, "buffers", None)
+    if buffers is None:
+        buffers = _of_thread.buffers = ssl.MemoryBIO(), ssl.MemoryBIO()
+    return buffers
 
 
 class TLSEngine:
@@ -38,7 +39,7 @@ class TLSEngine:
     __slots__ = ("_incoming", "_outgoing", "sealed", "tls")
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None) -> None:
-        self._incoming, self._outgoing = _buffers.incoming, _buffers.outgoing
+        self._incoming, self._outgoing = _buffers()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         self.sealed = b""
 

@@ -1,7 +1,7 @@
 """What carries bytes and what hears of them: asyncio's `Transport` and `Protocol` by shape instead of by inheritance.
 
 Layers and streams are both without deriving from either, as uvloop's transports are: a class that inherits from an
-interpreted one cannot be compiled to a native one (docs/decisions/0016).
+interpreted one cannot be compiled to a native one (docs/decisions/0022).
 """
 
 from __future__ import annotations
