@@ -95,7 +95,7 @@ class NowhereHandler:
         return asyncio.Protocol()
 
 
-class _StreamEnd(Receiver):
+class _StreamEnd:
     """Listens to the tunnel stream: sends on what it says, chunked where the request's length is unknown."""
 
     def __init__(self, handler: UpstreamHandler, stream: IncomingStream) -> None:
@@ -212,7 +212,7 @@ class _StreamEnd(Receiver):
             self._socket.abort()
 
 
-class _SocketEnd(Receiver):
+class _SocketEnd:
     """Listens to the upstream's socket: turns its HTTP/1.1 answer into the stream's, or passes raw bytes."""
 
     socket: Transport

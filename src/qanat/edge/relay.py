@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from qanat.edge.errors import ConnectorUnreachable, EdgeRefused, NodeUnreachable
 from qanat.edge.frames import BAD_GATEWAY, FrameTracker, close_frame, going_away_frame
-from qanat.net.transport import Receiver, Transport
-from qanat.tunnel.connection import EdgeConnection, ResponseHead, StreamProtocol
+from qanat.net.transport import Transport
+from qanat.tunnel.connection import EdgeConnection, Headers, ResponseHead
 
 _ACCEPTED = ResponseHead(101)
 
 
-class StreamEnd(StreamProtocol):
+class StreamEnd:
     """Listens to the tunnel stream. Until it is accepted it holds the answer for whoever opened it.
 
     `on_accepted` is called with the head the moment the proxy says 101, before any data, and must call `join`.
@@ -49,6 +49,9 @@ class StreamEnd(StreamProtocol):
             head = _ACCEPTED  # the answer stays as long as the stream does: without the headers
         self.answer.set_result(head)
 
+    def trailers_received(self, trailers: Headers) -> None:
+        """A WebSocket's answer has none."""
+
     def refused(self, refusal: EdgeRefused) -> None:
         """There will be no answer, and why."""
         if not self.answer.done():
@@ -61,6 +64,10 @@ class StreamEnd(StreamProtocol):
             self.client.write(data)
             if self._notice_due:
                 self.announce_going_away()
+
+    def eof_received(self) -> bool:
+        """The stream's end follows."""
+        return False
 
     def pause_writing(self) -> None:
         if self._joined:
@@ -96,16 +103,23 @@ class StreamEnd(StreamProtocol):
         return True
 
 
-class ClientEnd(Receiver):
+class ClientEnd:
     """Listens to the client, once joined."""
 
     def __init__(self, stream: Transport, on_lost: Callable[[], None]) -> None:
         self._stream, self._on_lost = stream, on_lost
         self.bytes_received = 0
 
+    def connection_made(self, transport: Transport) -> None:
+        """Never called: it takes over a connection that stands."""
+
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
         self._stream.write(data)
+
+    def eof_received(self) -> bool:
+        """One direction has ended: so does the other."""
+        return False
 
     def pause_writing(self) -> None:
         self._stream.pause_reading()

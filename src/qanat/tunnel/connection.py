@@ -51,7 +51,7 @@ class ResponseHead:
     rate_limited: bool = False
 
 
-class StreamProtocol(Receiver):
+class StreamProtocol(Receiver, Protocol):
     """The edge's side of one stream, as heard: first the response head, then data, then the end.
 
     `connection_lost(None)` is a clean end; an exception means that the stream was reset or its connection lost.
@@ -59,9 +59,11 @@ class StreamProtocol(Receiver):
 
     def response_received(self, head: ResponseHead) -> None:
         """The answer begins. Called once, before any data."""
+        return
 
     def trailers_received(self, trailers: Headers) -> None:
         """The answer's trailers, HTTP/2 only. Called before the end."""
+        return
 
 
 class IncomingStream(Transport, Protocol):
