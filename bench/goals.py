@@ -1,4 +1,4 @@
-"""What we hold ourselves to: ratios within one run, judged on medians over its rounds."""
+"""What we hold ourselves to: ratios of what was measured in one turn, seconds apart, and their median over a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from bench.measure import median
 
+Samples = dict[tuple[str, str], dict[str, list[float]]]
+"""(workload, chain) to what was measured of each quantity, in the order in which the candidates took turns."""
 Medians = dict[tuple[str, str], dict[str, float]]
-"""(workload, chain) to the median of each quantity."""
-Value = Callable[[Medians], float | None]
+Value = Callable[[Samples], list[float]]
+"""A number for each turn; none where a side of it was not measured."""
 
 CALLS_1, CALLS_32, DOWN, SLOW = (
     "calls, 1 session",
@@ -25,21 +27,31 @@ TUNNELS = ("join", "single", "apart", "cloudflared", "relay", "ssh")
 
 @dataclass(frozen=True)
 class Goal:
-    """A quantity and its bound. `value` is None when a side of it was not measured; `met` is None for information."""
+    """A quantity and its bound; `met` is None for information."""
 
     name: str
     wanted: str
-    value: Value
+    each: Value
     met: Callable[[float], bool] | None = None
 
+    def value(self, samples: Samples) -> float | None:
+        """The median; None when a side of it was not measured."""
+        found = self.each(samples)
+        return median(found) if found else None
 
-def to_medians(results: list[dict[str, Any]]) -> Medians:
-    """The median over rounds of every quantity."""
-    gathered: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+def to_samples(results: list[dict[str, Any]]) -> Samples:
+    """Every quantity, turn by turn."""
+    gathered: Samples = defaultdict(lambda: defaultdict(list))
     for result in results:
         for name, value in _quantities(result).items():
             gathered[result["workload"], result["chain"]][name].append(value)
-    return {key: {name: median(values) for name, values in found.items()} for key, found in gathered.items()}
+    return gathered
+
+
+def to_medians(samples: Samples) -> Medians:
+    """The median over turns of every quantity."""
+    return {key: {name: median(values) for name, values in found.items()} for key, found in samples.items()}
 
 
 def _quantities(result: dict[str, Any]) -> dict[str, float]:
@@ -68,49 +80,42 @@ def _quantities(result: dict[str, Any]) -> dict[str, float]:
 
 def one(workload: str, quantity: str, chain: str, scale: float = 1.0) -> Value:
     """A quantity as it is."""
-
-    def value(medians: Medians) -> float | None:
-        found = medians.get((workload, chain), {}).get(quantity)
-        return None if found is None else found * scale
-
-    return value
+    return lambda samples: [value * scale for value in samples.get((workload, chain), {}).get(quantity, [])]
 
 
-def quotient(workload: str, quantity: str, ours: str, other: str, theirs: str = "") -> Value:
-    """A quantity of ours divided by the same, or the one named `theirs`, of another chain."""
-    return ratio(one(workload, quantity, ours), one(workload, theirs or quantity, other))
+def quotient(workload: str, quantity: str, ours: str, other: str) -> Value:
+    """A quantity of ours divided by the same of another chain."""
+    return ratio(one(workload, quantity, ours), one(workload, quantity, other))
 
 
 def ratio(above: Value, below: Value) -> Value:
-    """One value divided by another."""
-
-    def value(medians: Medians) -> float | None:
-        a, b = above(medians), below(medians)
-        return None if a is None or not b else a / b
-
-    return value
+    """One value divided by another, turn by turn: what the machine does meanwhile happens to both."""
+    return lambda samples: [a / b for a, b in _pairs(above(samples), below(samples)) if b]
 
 
 def added(quantity: str, ours: str, other: str) -> Value:
     """Latency added over no chain at all, ours against another's."""
+    mine, theirs, least = (one(CALLS_1, quantity, name) for name in (ours, other, "direct"))
+    return ratio(_above(mine, least), _above(theirs, least))
 
-    def value(medians: Medians) -> float | None:
-        mine, theirs, direct = (medians.get((CALLS_1, name), {}).get(quantity) for name in (ours, other, "direct"))
-        if mine is None or theirs is None or direct is None or theirs <= direct:
-            return None
-        return max(mine - direct, 0.0) / (theirs - direct)
 
-    return value
+def _above(value: Value, least: Value) -> Value:
+    return lambda samples: [max(a - b, 0.0) for a, b in _pairs(value(samples), least(samples))]
+
+
+def _pairs(one: list[float], other: list[float]) -> list[tuple[float, float]]:
+    """What belongs to the same turn; the medians where some turns failed, for then nobody knows which."""
+    if len(one) == len(other):
+        return list(zip(one, other, strict=True))
+    return [(median(one), median(other))] if one and other else []
 
 
 def busiest(quantity: str) -> Value:
     """The largest of a quantity over all that was timed through a tunnel; slow readers are not about speed."""
-
-    def value(medians: Medians) -> float | None:
-        found = [each[quantity] for (workload, chain), each in medians.items() if chain in TUNNELS and workload != SLOW]
-        return max(found, default=None)
-
-    return value
+    return lambda samples: [
+        max((median(each[quantity]) for (load, chain), each in samples.items() if chain in TUNNELS and load != SLOW),
+            default=0.0)
+    ]  # fmt: skip
 
 
 def at_least(bound: float) -> Callable[[float], bool]:
@@ -180,11 +185,11 @@ GOALS = (
 )  # fmt: skip
 
 
-def goal_table(medians: Medians) -> str:
+def goal_table(samples: Samples) -> str:
     """Every goal with what was measured, as Markdown."""
     rows = ["| within this run | wanted | measured | |", "| --- | --- | --- | --- |"]
     for goal in GOALS:
-        value = goal.value(medians)
+        value = goal.value(samples)
         shown = "not measured" if value is None else f"{value:.2f}"
         verdict = "" if value is None or goal.met is None else "met" if goal.met(value) else "**missed**"
         rows.append(f"| {goal.name} | {goal.wanted} | {shown} | {verdict} |")

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.goals import goal_table, to_medians
+from bench.goals import goal_table, to_samples
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -38,7 +38,7 @@ def render(document: dict[str, Any] | None, source: str = "") -> str:
         f"processes: [how they are taken](bench/README.md), [every number behind them](bench/results/{source}.md).",
         *([f"{failures} measurements failed, see there."] if failures else []),
     ]
-    return "\n".join([*lines, "", goal_table(to_medians(document["results"]))])
+    return "\n".join([*lines, "", goal_table(to_samples(document["results"]))])
 
 
 _NOT_VERSIONS = ("date", "cpu", "cores", "kernel", "python")

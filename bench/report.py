@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.goals import Medians, goal_table, to_medians
+from bench.goals import Medians, goal_table, to_medians, to_samples
 from bench.plots import write_plots
 
 LOAD = [
@@ -17,8 +17,9 @@ LOAD = [
 
 def write_report(document: dict[str, Any], path: Path) -> None:
     """Write the Markdown and its plots next to it."""
-    medians = to_medians(document["results"])
-    parts = ["# Measurements", "", *_machine_lines(document), "", goal_table(medians), ""]
+    samples = to_samples(document["results"])
+    medians = to_medians(samples)
+    parts = ["# Measurements", "", *_machine_lines(document), "", goal_table(samples), ""]
     parts += [*write_plots(path, medians), "", *LOAD, "", _median_table(medians), ""]
     if document["failures"]:
         parts += ["## Not measured", "", *[f"- {failure.splitlines()[0]}" for failure in document["failures"]], ""]
