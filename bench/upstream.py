@@ -58,11 +58,12 @@ class Upstream(Receiver):
         self._received += len(data)
 
     def on_message_complete(self) -> None:
+        if self._url == b"/call":
+            self._transport.write(CALL)
+            return
         path, _, query = self._url.partition(b"?")
         arguments = {name: int(value[0]) for name, value in parse_qs(query.decode()).items()}
-        if path == b"/call":
-            self._transport.write(CALL)
-        elif path == b"/sink":
+        if path == b"/sink":
             body = b"%d" % self._received
             self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         elif path == b"/bulk":
