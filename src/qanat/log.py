@@ -35,6 +35,8 @@ _NAMES = {number: name for name, number in _LEVELS.items()} | {logging.CRITICAL:
 
 Fields = Mapping[str, object] | str
 """What a line says: by name, or encoded already."""
+THREE_DIGITS = tuple(f"{number:03d}" for number in range(1000))
+"""Looked up, because formatting a number to a width costs several times more."""
 GATHER_FOR = 0.01
 """Seconds that the lines of requests may wait for more of them."""
 
@@ -208,14 +210,17 @@ class JSONFormatter(LineFormatter):
         if self._second[0] != second:  # most lines share their second with the one before
             JSONFormatter._second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         members = fields if isinstance(fields, str) else self._encode(fields)[1:-1]
-        stamp = f'{{"time": "{self._second[1]}.{int((created - second) * 1e6):06d}Z", '
-        return f"{stamp}{_head(level, msg, name)}{', ' if members else ''}{members}}}"
+        micros = int((created - second) * 1e6)
+        return (
+            f'{{"time": "{self._second[1]}.{THREE_DIGITS[micros // 1000]}{THREE_DIGITS[micros % 1000]}Z"'
+            f"{_head(level, msg, name)}{', ' if members else ''}{members}}}"
+        )
 
 
 @functools.lru_cache(maxsize=256)
 def _head(level: int, msg: str, name: str) -> str:
     text = _NAMES.get(level) or logging.getLevelName(level).lower()
-    return f'"level": {quote(text)}, "msg": {quote(msg)}, "logger": {quote(name)}'
+    return f', "level": {quote(text)}, "msg": {quote(msg)}, "logger": {quote(name)}'
 
 
 class TextFormatter(LineFormatter):

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 
-from qanat.log import get_logger, quote
+from qanat.log import THREE_DIGITS, get_logger, quote
 from qanat.net.http1_fields import Remembering
 from qanat.proxy.errors import ProxyError
 from qanat.proxy.filters import RequestOutcome
@@ -24,6 +24,12 @@ def _hash(session: bytes) -> str:
 
 
 _SESSION_HASHES = Remembering(_hash)
+
+
+def _milliseconds(seconds: float) -> str:
+    """To three places: `0.042`."""
+    micros = int(seconds * 1e6 + 0.5)
+    return f"{micros // 1000}.{THREE_DIGITS[micros % 1000]}"
 
 
 class RequestRecord:
@@ -57,7 +63,7 @@ class RequestRecord:
         """The request is about to be forwarded, or refused."""
         if not log.enabled("info"):
             return
-        self._members = f'"request_id": {quote(self.request_id)}, {self._describe()}'
+        self._members = f'"request_id": "{self.request_id}", {self._describe()}'
         log.members("request started", self._members)
         if log.enabled("debug"):
             names = [name.decode("latin-1") for name, _ in self.request.headers]
@@ -86,8 +92,8 @@ class RequestRecord:
             log.members(
                 "request finished",
                 f'{self._members}, "status": {self.status}, "bytes_in": {self.bytes_in}, '
-                f'"bytes_out": {self.bytes_out}, "duration_ms": {duration * 1000:.3f}, '
-                f'"ttfb_ms": {self._ttfb * 1000:.3f}, "error_type": {error_type}',
+                f'"bytes_out": {self.bytes_out}, "duration_ms": {_milliseconds(duration)}, '
+                f'"ttfb_ms": {_milliseconds(self._ttfb)}, "error_type": {error_type}',
             )
 
     @property
