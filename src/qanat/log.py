@@ -64,17 +64,14 @@ class LineWriter(logging.Handler):
         self._lines.append(line)
         if urgent:
             self.flush()
-        elif self._gathering or not self._flush_is_due():
+        elif self._gathering or self._flushing_on is None or self._flushing_on.is_closed():
             self._flush_in(0.0)
 
     def gather(self, line: str) -> None:
         """Let a line wait for the others of the next `GATHER_FOR` seconds, or until one comes that cannot."""
         self._lines.append(line)
-        if not self._flush_is_due():
+        if self._flushing_on is None or self._flushing_on.is_closed():
             self._flush_in(GATHER_FOR)
-
-    def _flush_is_due(self) -> bool:
-        return self._flushing_on is not None and not self._flushing_on.is_closed()
 
     def _flush_in(self, delay: float) -> None:
         try:
@@ -142,7 +139,11 @@ class Logger:
         It brings its fields encoded, as members of a JSON object without the braces: `'"status": 200'`. That costs a
         third.
         """
-        self._emit(logging.INFO, msg, members)
+        writer = _only_writer()
+        if writer is not None:
+            writer.gather(writer.formatter.line(time.time(), logging.INFO, msg, self._logger.name, members))
+        else:
+            self._logger.info("%s", msg, extra={"fields": _decoded(members)})
 
     def warn(self, msg: str, /, **fields: object) -> None:
         self._log(logging.WARNING, msg, fields)
@@ -158,21 +159,23 @@ class Logger:
         """Whether a line at `level` would be written: ask before building expensive fields."""
         return self._logger.isEnabledFor(_LEVELS[level])
 
-    def _log(self, level: int, msg: str, fields: Fields) -> None:
-        if self._logger.isEnabledFor(level):
-            self._emit(level, msg, fields)
-
-    def _emit(self, level: int, msg: str, fields: Fields) -> None:
-        handlers = _ROOT.handlers
-        if len(handlers) == 1 and isinstance(handlers[0], LineWriter):
-            writer = handlers[0]  # nobody else listens: straight to the line, without a record
+    def _log(self, level: int, msg: str, fields: Mapping[str, object]) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        writer = _only_writer()
+        if writer is not None:
             line = writer.formatter.line(time.time(), level, msg, self._logger.name, fields)
-            if type(fields) is str:
-                writer.gather(line)
-            else:
-                writer.write(line, urgent=level >= logging.ERROR)
+            writer.write(line, urgent=level >= logging.ERROR)
         else:
-            self._logger.log(level, "%s", msg, extra={"fields": _decoded(fields)})
+            self._logger.log(level, "%s", msg, extra={"fields": fields})
+
+
+def _only_writer() -> LineWriter | None:
+    """Where lines can go without a record, because nobody else listens."""
+    handlers = _ROOT.handlers
+    if len(handlers) == 1 and isinstance(handlers[0], LineWriter):
+        return handlers[0]
+    return None
 
 
 def _decoded(fields: Fields) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qanat.net.http1_fields import Fields, Header
-from qanat.proxy.headers import caller_headers, passing_trailers, request_id_of
+from qanat.proxy.headers import caller_headers, passing_trailers, request_id_of, upstream_headers
 from qanat.proxy.rewrite import OriginRewriter
 from qanat.proxy.routes import Authority
 from qanat.proxy.upstream_url import parse_upstream
@@ -35,12 +35,28 @@ def test_refresh_and_challenges_are_rewritten_where_they_name_a_url() -> None:
     assert REWRITER(b"www-authenticate", b'Bearer resource_metadata="https://auth/x"').endswith(b'"https://auth/x"')
 
 
+def test_a_head_that_is_remembered_goes_to_each_upstream_under_its_own_name() -> None:
+    headers = Fields([(b"Host", b"echo.t.example"), (b"Accept", b"*/*")])
+
+    def sent(host: bytes, request_id: str) -> bytes:
+        authority = Authority("echo.t.example")
+        outgoing = upstream_headers(headers, host=host, authority=authority, request_id=request_id, protocol=b"1.1")
+        encoded = outgoing.encode(b"GET / HTTP/1.1")
+        assert encoded == b"\r\n".join([b"GET / HTTP/1.1", *map(b": ".join, outgoing), b"\r\n"])
+        return encoded
+
+    one, other = sent(b"one:80", "id-1"), sent(b"other:80", "id-2")
+    assert b"\r\nHost: one:80\r\n" in one
+    assert b"\r\nX-Request-Id: id-1\r\n" in one
+    assert other == one.replace(b"one:80", b"other:80").replace(b"id-1", b"id-2")
+
+
 def test_an_answer_loses_what_is_only_for_the_next_hop() -> None:
     sent: list[Header] = [
         (b"Connection", b"x-hop, close"), (b"X-Hop", b"1"), (b"Keep-Alive", b"5"), (b"Transfer-Encoding", b"chunked"),
         (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"), (b"X-Request-Id", b"theirs"), (b"ETag", b'"x"'),
     ]  # fmt: skip
-    assert caller_headers(Fields(sent), "id", None) == [
+    assert list(caller_headers(Fields(sent), "id", None)) == [
         (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"), (b"ETag", b'"x"'), (b"X-Request-Id", b"id"),
     ]  # fmt: skip
 

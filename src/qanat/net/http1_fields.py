@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from qanat.net.errors import HTTPViolation
@@ -65,8 +65,8 @@ class Fields:
         """In order, and with repetitions."""
         self.by_name = _by_name(self.lines) if by_name is None else by_name
         """From a name in lower case to its values in order, without the white space behind them. Not to be changed."""
-        self.passing: tuple[Header, ...] | None = None
-        """For who passes a message on: those of its lines that go further, once that has been asked."""
+        self.passing: Block | None = None
+        """For who passes a message on: what goes further of it, once that has been asked."""
 
     def __iter__(self) -> Iterator[Header]:
         return iter(self.lines)
@@ -87,6 +87,42 @@ class Fields:
 
 
 Headers = tuple[Header, ...] | Fields
+
+
+class Block:
+    """Field lines that are sent again and again."""
+
+    __slots__ = ("encoded", "lines", "made_for")
+
+    def __init__(self, lines: Sequence[Header] = (), made_for: bytes = b"") -> None:
+        self.lines = lines
+        """Not to be changed."""
+        self.made_for = made_for
+        """For whoever makes it: what it depends on besides the message it was made of."""
+        self.encoded: bytes | None = None
+        """The lines as they go on the wire, once they went."""
+
+
+class Outgoing:
+    """The field lines of one message to be sent: a block that may be another's, too, and behind it lines of its own."""
+
+    __slots__ = ("block", "own")
+
+    def __init__(self, block: Block, own: list[Header]) -> None:
+        self.block, self.own = block, own
+
+    def __iter__(self) -> Iterator[Header]:
+        return iter([*self.block.lines, *self.own])
+
+    def encode(self, start_line: bytes) -> bytes:
+        """The whole head as it goes on the wire."""
+        block = self.block
+        if block.encoded is None:
+            block.encoded = b"\r\n".join([*map(_join_field, block.lines), b""])
+        own = b""
+        for line in self.own:
+            own += b"%b: %b\r\n" % line
+        return b"%b\r\n%b%b\r\n" % (start_line, block.encoded, own)
 
 
 def _by_name(lines: Iterable[Header]) -> dict[bytes, list[bytes]]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Protocol
 
 from qanat.net.http1 import Framing, ResponseReceived
-from qanat.net.http1_fields import Header, Headers
+from qanat.net.http1_fields import Headers, Outgoing
 from qanat.proxy.errors import Reply
 
 
 class Caller(Protocol):
     """The side the request came from: one HTTP/1.1 connection, or one HTTP/2 stream."""
 
-    def send_informational(self, status: int, headers: list[Header]) -> None:
+    def send_informational(self, status: int, headers: Outgoing) -> None:
         """Send a 1xx head."""
 
-    def send_head(self, response: ResponseReceived, headers: list[Header], framing: Framing) -> None:
+    def send_head(self, response: ResponseReceived, headers: Outgoing, framing: Framing) -> None:
         """Send the answer's head. It and the body's pieces wait for `flush`: what comes together leaves together."""
 
     def send_body(self, data: bytes) -> None:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from qanat.net.http1 import CHUNKED, NO_BODY, ResponseReceived
-from qanat.net.http1_fields import Header, Headers
+from qanat.net.http1_fields import Block, Headers, Outgoing
 from qanat.net.layer import HIGH_WATER
 from qanat.proxy.caller import Caller
 from qanat.proxy.errors import (
@@ -67,7 +67,7 @@ class Exchange:
         self._forwarder, self._caller, self._sni = forwarder, caller, sni
         self._request_id = request_id_of(request.headers, forwarder.new_id)
         self.record = RequestRecord(request, self._request_id, forwarder.metrics)
-        self._headers: list[Header] = []
+        self._headers: Outgoing | None = None
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._body_ended = request.framing is NO_BODY
@@ -236,7 +236,10 @@ class Exchange:
 
     async def _filter_then_connect(self) -> None:
         assert self._filter is not None
-        reply = await self._filter.admit(self._request_id, self._headers)
+        assert self._headers is not None
+        lines = list(self._headers)
+        self._headers = Outgoing(Block(), lines)
+        reply = await self._filter.admit(self._request_id, lines)
         if reply is not None:
             self._answer(reply)
         else:
@@ -273,6 +276,7 @@ class Exchange:
             upstream.close()
             return
         assert self.route is not None
+        assert self._headers is not None
         request = self.request
         self._upstream, self._stage = upstream, _FORWARDING
         upstream.send_request(self, request.method, request.target, self._headers, request.framing)
@@ -310,7 +314,7 @@ class Exchange:
             rewriter = OriginRewriter(route.destination.url, self.request.authority)
         headers, framing = caller_headers(response.headers, self._request_id, rewriter), response.framing
         if changed and framing is not NO_BODY:
-            headers = [header for header in headers if header[0].lower() != b"content-length"]
+            headers = Outgoing(Block(), [header for header in headers if header[0].lower() != b"content-length"])
             framing = CHUNKED
         expires_at = self._filter.expires_at if self._filter is not None else None
         self._watch = watch_answer(self, route, response, expires_at)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from qanat.net.http1_fields import Fields, Header, Headers, Remembering, tokens, values
+from qanat.net.http1_fields import Block, Fields, Header, Headers, Outgoing, Remembering, tokens, values
 from qanat.proxy.errors import BadRequest, LoopDetected
 from qanat.proxy.routes import Authority
 
@@ -56,21 +56,22 @@ def request_id_of(headers: Fields, new_id: Callable[[], str]) -> str:
 
 def upstream_headers(
     headers: Fields, *, host: bytes, authority: Authority, request_id: str, protocol: bytes
-) -> list[Header]:
+) -> Outgoing:
     """The header lines to send upstream, framing not among them. Raises `BadRequest` and `LoopDetected`."""
-    if headers.passing is None:
-        headers.passing = _passing_to_upstream(headers)
-    return [
-        (b"Host", host),
-        *headers.passing,
-        (b"X-Forwarded-Host", authority.encoded),
-        (b"X-Forwarded-Proto", b"https"),
-        (b"X-Request-Id", request_id.encode("ascii")),
-        (b"Via", protocol + b" mcp-proxy"),
-    ]
+    block = headers.passing
+    if block is None or block.made_for != host:
+        lines = [
+            (b"Host", host),
+            *_passing_to_upstream(headers),
+            (b"X-Forwarded-Host", authority.encoded),
+            (b"X-Forwarded-Proto", b"https"),
+            (b"Via", protocol + b" mcp-proxy"),
+        ]
+        block = headers.passing = Block(lines, made_for=host)
+    return Outgoing(block, [(b"X-Request-Id", request_id.encode("ascii"))])
 
 
-def _passing_to_upstream(headers: Fields) -> tuple[Header, ...]:
+def _passing_to_upstream(headers: Fields) -> list[Header]:
     kept = [header for header in headers.lines if _PASSES_TO_UPSTREAM[header[0]]]
     by_name = headers.by_name
     if b"connection" in by_name and (listed := _connection_options(headers)):
@@ -79,7 +80,7 @@ def _passing_to_upstream(headers: Fields) -> tuple[Header, ...]:
         kept.append((b"TE", b"trailers"))
     if b"via" in by_name:
         _check_passes(headers)
-    return tuple(kept)
+    return kept
 
 
 def _connection_options(headers: Fields) -> frozenset[bytes]:
@@ -97,25 +98,25 @@ def _check_passes(headers: Fields) -> None:
         raise LoopDetected
 
 
-def caller_headers(headers: Fields, request_id: str, rewrite: Callable[[bytes, bytes], bytes] | None) -> list[Header]:
+def caller_headers(headers: Fields, request_id: str, rewrite: Callable[[bytes, bytes], bytes] | None) -> Outgoing:
     """The header lines to send to the caller. `rewrite(name, value)` is asked about lines that may name an origin."""
-    if headers.passing is None:
-        headers.passing = _passing_to_caller(headers)
-    kept = list(headers.passing)
+    block = headers.passing
+    if block is None:
+        block = headers.passing = Block(_passing_to_caller(headers))
     if rewrite is not None:
-        kept = [
+        lines = [
             (name, rewrite(lower, value)) if (lower := name.lower()) in _REWRITTEN else (name, value)
-            for name, value in kept
+            for name, value in block.lines
         ]
-    kept.append((b"X-Request-Id", request_id.encode("ascii")))
-    return kept
+        block = Block(lines)
+    return Outgoing(block, [(b"X-Request-Id", request_id.encode("ascii"))])
 
 
-def _passing_to_caller(headers: Fields) -> tuple[Header, ...]:
+def _passing_to_caller(headers: Fields) -> list[Header]:
     kept = [header for header in headers.lines if _PASSES_TO_CALLER[header[0]]]
     if b"connection" in headers.by_name and (listed := tokens(headers, b"connection")):
         kept = [header for header in kept if header[0].lower() not in listed]
-    return tuple(kept)
+    return kept
 
 
 def may_name_an_origin(headers: Fields) -> bool:

@@ -18,7 +18,7 @@ from qanat.net.http1 import (
     encode_chunk,
     encode_last_chunk,
 )
-from qanat.net.http1_fields import Header, Headers, encode_head, tokens
+from qanat.net.http1_fields import Headers, Outgoing, encode_head, tokens
 from qanat.net.layer import Layer
 from qanat.net.transport import Transport
 from qanat.proxy.errors import BadRequest, HeadersTooLarge, ProxyError, Reply, URITooLong, to_reply
@@ -150,17 +150,17 @@ class HTTP1Inbound(Inbound):
 
     # The caller, as the exchange sees it.
 
-    def send_informational(self, status: int, headers: list[Header]) -> None:
-        self.transport.write(encode_head(b"HTTP/1.1 %d " % status, headers))
+    def send_informational(self, status: int, headers: Outgoing) -> None:
+        self.transport.write(headers.encode(b"HTTP/1.1 %d " % status))
 
-    def send_head(self, response: ResponseReceived, headers: list[Header], framing: Framing) -> None:
+    def send_head(self, response: ResponseReceived, headers: Outgoing, framing: Framing) -> None:
         self._framing = CHUNKED if framing is Framing.CLOSE else framing
         if self._framing is CHUNKED:
-            headers.append((b"Transfer-Encoding", b"chunked"))
+            headers.own.append((b"Transfer-Encoding", b"chunked"))
         if self._close_after or self._draining:
             self._close_after = True
-            headers.append((b"Connection", b"close"))
-        self._outgoing.append(encode_head(b"HTTP/1.1 %d %b" % (response.status, response.reason), headers))
+            headers.own.append((b"Connection", b"close"))
+        self._outgoing.append(headers.encode(b"HTTP/1.1 %d %b" % (response.status, response.reason)))
 
     def send_body(self, data: bytes) -> None:
         self._outgoing.append(encode_chunk(data) if self._framing is CHUNKED else data)

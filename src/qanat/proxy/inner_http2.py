@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from qanat.net.http1 import Framing, ResponseReceived
-from qanat.net.http1_fields import Header, Headers
+from qanat.net.http1_fields import Header, Headers, Outgoing
 from qanat.net.layer import HIGH_WATER, LOW_WATER
 from qanat.net.transport import Transport
 from qanat.proxy.errors import ProxyError, Reply, to_reply
@@ -54,11 +54,11 @@ class StreamCaller:
 
     # Called by the exchange.
 
-    def send_informational(self, status: int, headers: list[Header]) -> None:
+    def send_informational(self, status: int, headers: Outgoing) -> None:
         self._inbound.codec.send_headers(self.stream_id, _encode(status, headers))
         self._inbound.flush_soon()
 
-    def send_head(self, response: ResponseReceived, headers: list[Header], framing: Framing) -> None:
+    def send_head(self, response: ResponseReceived, headers: Outgoing, framing: Framing) -> None:
         self._ended = framing is Framing.NONE
         self._inbound.codec.send_headers(self.stream_id, _encode(response.status, headers), self._ended)
         self._inbound.flush_soon()
@@ -261,9 +261,9 @@ class HTTP2Inbound(Inbound):
             caller.lost()
 
 
-def _encode(status: int, headers: Sequence[Header]) -> tuple[tuple[str, str], ...]:
+def _encode(status: int, headers: Iterable[Header]) -> tuple[tuple[str, str], ...]:
     return ((":status", str(status)), *_encode_fields(headers))
 
 
-def _encode_fields(headers: Sequence[Header]) -> tuple[tuple[str, str], ...]:
+def _encode_fields(headers: Iterable[Header]) -> tuple[tuple[str, str], ...]:
     return tuple((name.decode("ascii").lower(), value.decode("latin-1").rstrip(" \t")) for name, value in headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 from qanat.errors import ProtocolError
@@ -19,7 +19,7 @@ from qanat.net.http1 import (
     encode_chunk,
     encode_last_chunk,
 )
-from qanat.net.http1_fields import Header, Headers, encode_head
+from qanat.net.http1_fields import Headers, Outgoing
 from qanat.net.transport import Transport
 from qanat.proxy.errors import ProxyError, UpstreamBroken, UpstreamNotTrusted
 
@@ -53,7 +53,7 @@ class Upstream(Protocol):
     """What an exchange talks to: a connection, or a program that the proxy runs. Nothing is sent before `flush`."""
 
     def send_request(
-        self, listener: ResponseListener, method: bytes, target: bytes, headers: Iterable[Header], framing: Framing
+        self, listener: ResponseListener, method: bytes, target: bytes, headers: Outgoing, framing: Framing
     ) -> None: ...
 
     def send_body(self, data: bytes) -> None: ...
@@ -170,16 +170,17 @@ class UpstreamConnection:
         listener: ResponseListener,
         method: bytes,
         target: bytes,
-        headers: Iterable[Header],
+        headers: Outgoing,
         framing: Framing,
     ) -> None:
-        """Send a request's head. `headers` hold no framing but `Content-Length`."""
+        """Send a request's head. `headers` hold no framing but `Content-Length`, and are this connection's now."""
         self._listener, self._framing = listener, framing
         self._request_done = framing is NO_BODY
         self._keep_alive = False
         self._reader.expect(method)
-        lines = [*headers, (b"Transfer-Encoding", b"chunked")] if framing is CHUNKED else headers
-        self._outgoing.append(encode_head(b"%b %b HTTP/1.1" % (method, target), lines))
+        if framing is CHUNKED:
+            headers.own.append((b"Transfer-Encoding", b"chunked"))
+        self._outgoing.append(headers.encode(b"%b %b HTTP/1.1" % (method, target)))
 
     def send_body(self, data: bytes) -> None:
         """Send a piece of the request's body."""

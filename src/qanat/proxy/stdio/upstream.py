@@ -6,11 +6,10 @@ The exchange above cannot tell it from a socket: it sends a head and a body, hea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from http import HTTPStatus
 
 from qanat.net.http1 import Framing, ResponseReceived
-from qanat.net.http1_fields import Fields, Header, Headers
+from qanat.net.http1_fields import Fields, Header, Headers, Outgoing
 from qanat.proxy.errors import UpstreamBroken
 from qanat.proxy.stdio.route import StdioConfig, StdioRequest, StdioRoute
 from qanat.proxy.upstream import ResponseListener
@@ -38,7 +37,7 @@ class StdioUpstream:
     # Called by the exchange.
 
     def send_request(
-        self, listener: ResponseListener, method: bytes, target: bytes, headers: Iterable[Header], framing: Framing
+        self, listener: ResponseListener, method: bytes, target: bytes, headers: Outgoing, framing: Framing
     ) -> None:
         """See `UpstreamConnection`."""
         self._listener = listener
