@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from qanat.log import Fields, JSONFormatter, Level, Logger
+from qanat.log import Level, Logger
+from qanat.log_lines import Fields, JSONLines
 
 MARK = "pl4nted"
 FOUND = "planted_secrets_found"
@@ -56,7 +57,7 @@ class Tap:
             self.lines = files.enter_context(tempfile.TemporaryFile())
             self._files = files.pop_all()
         self._patch = pytest.MonkeyPatch()
-        self._formatter = JSONFormatter()
+        self._style = JSONLines()
 
     def open(self) -> None:
         """Begin to listen."""
@@ -72,7 +73,7 @@ class Tap:
                 say_members(logger, msg, members)
 
         def hear_exception(logger: Logger, msg: str, /, **fields: object) -> None:
-            traceback = self._formatter.formatException(sys.exc_info())
+            traceback = logging.Formatter().formatException(sys.exc_info())
             self._write(logger, logging.ERROR, msg, {**fields, "traceback": traceback})
             exception(logger, msg, **fields)
 
@@ -85,7 +86,7 @@ class Tap:
         self._patch.setattr(Logger, "enabled", always)
 
     def _write(self, logger: Logger, level: int, msg: str, fields: Fields) -> None:
-        line = self._formatter.line(0.0, level, msg, logger._logger.name, fields)
+        line = self._style.line(0.0, level, msg, logger._logger.name, fields)
         self.lines.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '-')}\t{line}\n".encode())
 
     def leaks(self) -> Iterator[str]:

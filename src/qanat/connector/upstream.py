@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import Final
 from uuid import UUID
 
 from qanat.connector.config import UpstreamAddress
@@ -27,8 +28,8 @@ from qanat.net.layer import HIGH_WATER, LOW_WATER
 from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.tunnel.connection import IncomingStream, ResponseHead, StreamKind
 
-DIAL_TIMEOUT = 10.0
-log = get_logger("qanat.connector")
+DIAL_TIMEOUT: Final = 10.0
+log: Final = get_logger("qanat.connector")
 
 
 class UpstreamHandler:

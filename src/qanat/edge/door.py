@@ -64,7 +64,7 @@ class Doors:
             door.transport.abort()
 
 
-class Door(Receiver):
+class Door:
     """One accepted connection. `accept(address, server_name)` gives the protocol that takes over.
 
     `allowed` None lets every address in; `balancers` None means that nobody writes a PROXY header; with `read_name`

@@ -6,12 +6,16 @@ when a frame of its own fits in between, so that a client learns why its stream 
 
 from __future__ import annotations
 
+from typing import Final
+
 from qanat.net.websocket import GOING_AWAY_NOTICE
 
-POLICY, TRY_AGAIN, BAD_GATEWAY = 1008, 1013, 1014
+POLICY: Final = 1008
+TRY_AGAIN: Final = 1013
+BAD_GATEWAY: Final = 1014
 """Close codes (IANA registry): the tunnel was archived; the node is leaving; the tunnel's connection broke."""
 
-_CLOSE_OPCODE = 8
+_CLOSE_OPCODE: Final = 8
 
 
 class FrameTracker:

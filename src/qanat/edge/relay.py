@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from qanat.edge.errors import ConnectorUnreachable, EdgeRefused, NodeUnreachable
 from qanat.edge.frames import BAD_GATEWAY, FrameTracker, close_frame, going_away_frame
 from qanat.net.transport import Transport
 from qanat.tunnel.connection import EdgeConnection, Headers, ResponseHead
 
-_ACCEPTED = ResponseHead(101)
+_ACCEPTED: Final = ResponseHead(101)
 
 
 class StreamEnd:

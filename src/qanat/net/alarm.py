@@ -10,10 +10,11 @@ import asyncio
 import threading
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from typing import Final
 
-CLOCK_STEP = 0.001
+CLOCK_STEP: Final = 0.001
 """Seconds by which the loop's timers may be early."""
-MIN_CANCELLED = 256
+MIN_CANCELLED: Final = 256
 """Cancelled alarms that may lie about, at least, before they are cleared away."""
 
 
@@ -86,7 +87,7 @@ def _go_off(alarm: Alarm) -> None:
         call()
 
 
-_of_thread = threading.local()
+_of_thread: Final = threading.local()
 
 
 def call_in(delay: float, call: Callable[[], object]) -> Alarm:

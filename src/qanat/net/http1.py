@@ -11,26 +11,26 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from qanat.errors import UnexpectedEnd
 from qanat.net.errors import HTTPViolation
 from qanat.net.http1_fields import Fields, Header, Headers, encode_head, parse_block, tokens
 from qanat.wire.codec import Codec
 
-MAX_HEAD = 64 * 1024
+MAX_HEAD: Final = 64 * 1024
 """Largest head, in bytes."""
-MAX_START_LINE = 16 * 1024
-_KEPT_START_LINES = 256
-_MAX_REMEMBERED = 2048
+MAX_START_LINE: Final = 16 * 1024
+_KEPT_START_LINES: Final = 256
+_MAX_REMEMBERED: Final = 2048
 """Bytes of a head that may be remembered until the next one comes: often it is the same."""
-_MAX_CHUNK_LINE = 4096
-_MAX_LENGTH_DIGITS = 18
-_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~\x80-\xff]+) HTTP/(1\.[01])")
-_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_MAX_CHUNK_LINE: Final = 4096
+_MAX_LENGTH_DIGITS: Final = 18
+_FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~\x80-\xff]+) HTTP/(1\.[01])")
+_STATUS_LINE: Final = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
 class Framing(Enum):
@@ -42,11 +42,12 @@ class Framing(Enum):
     CLOSE = "close"
 
 
-NO_BODY, CHUNKED = Framing.NONE, Framing.CHUNKED
+NO_BODY: Final = Framing.NONE
+CHUNKED: Final = Framing.CHUNKED
 """By themselves, because looking a member up on its class costs a call."""
 
 
-@dataclass
+@dataclass(init=False)
 class RequestReceived:
     """The head of a request. `target` is as it was sent; `length` counts only with `Framing.LENGTH`.
 
@@ -58,7 +59,13 @@ class RequestReceived:
     version: bytes
     headers: Fields
     framing: Framing
-    length: int = 0
+    length: int
+
+    def __init__(
+        self, method: bytes, target: bytes, version: bytes, headers: Fields, framing: Framing, length: int = 0
+    ) -> None:
+        self.method, self.target, self.version = method, target, version
+        self.headers, self.framing, self.length = headers, framing, length
 
     @property
     def informational(self) -> bool:
@@ -66,7 +73,7 @@ class RequestReceived:
         return False
 
 
-@dataclass
+@dataclass(init=False)
 class ResponseReceived:
     """The head of an answer. Status 1xx comes before the real one, with `Framing.NONE` and no `MessageEnded`.
 
@@ -78,8 +85,21 @@ class ResponseReceived:
     version: bytes
     headers: Fields
     framing: Framing
-    length: int = 0
-    keep_alive: bool = True
+    length: int
+    keep_alive: bool
+
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        version: bytes,
+        headers: Fields,
+        framing: Framing,
+        length: int = 0,
+        keep_alive: bool = True,
+    ) -> None:
+        self.status, self.reason, self.version = status, reason, version
+        self.headers, self.framing, self.length, self.keep_alive = headers, framing, length, keep_alive
 
     @property
     def informational(self) -> bool:
@@ -87,11 +107,14 @@ class ResponseReceived:
         return self.status < 200
 
 
-@dataclass
+@dataclass(init=False)
 class BodyReceived:
     """A piece of the body, without its chunk framing."""
 
     data: bytes
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,7 @@ class MessageEnded:
     trailers: Headers = ()
 
 
-_ENDED = MessageEnded()
+_ENDED: Final = MessageEnded()
 HTTPEvent = RequestReceived | ResponseReceived | BodyReceived | MessageEnded
 
 

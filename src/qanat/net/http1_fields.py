@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from qanat.net.errors import HTTPViolation
 
@@ -15,15 +15,16 @@ White space behind a value does not count (RFC 9110 5.5) and `values` leaves it 
 there are servers that see it, and a proxy must not change what they decide.
 """
 
-MAX_FIELDS = 200
-_KEPT, _MAX_KEPT = 2048, 128
+MAX_FIELDS: Final = 200
+_KEPT: Final = 2048
+_MAX_KEPT: Final = 128
 """How much is remembered of what peers send over and over, and how long it may be for that."""
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VISIBLE = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VISIBLE: Final = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
 """What a field line may hold (RFC 9110 5.5)."""
-_STRUCTURAL = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection"))
+_STRUCTURAL: Final = frozenset((b"content-length", b"transfer-encoding", b"host", b"connection"))
 """Fields that decide where a message goes or ends: written in one way only."""
-_RECURRENT = _STRUCTURAL | {
+_RECURRENT: Final = _STRUCTURAL | {
     b"accept", b"accept-encoding", b"accept-language", b"cache-control", b"content-encoding", b"content-type", b"date",
     b"keep-alive", b"mcp-protocol-version", b"server", b"user-agent", b"vary", b"via", b"x-accel-buffering",
 }  # fmt: skip
@@ -146,7 +147,7 @@ def tokens(headers: Iterable[Header], name: bytes) -> list[bytes]:
     return found and [member for value in found for part in value.split(b",") if (member := part.strip(b" \t").lower())]
 
 
-_join_field = b": ".join
+_join_field: Final = b": ".join
 
 
 def encode_head(start_line: bytes, headers: Iterable[Header]) -> bytes:
@@ -173,7 +174,7 @@ def parse_block(block: bytes) -> Fields:
     return Fields(fields, by_name)
 
 
-_known_lines: dict[bytes, tuple[bytes, Header, list[bytes]]] = {}
+_known_lines: Final[dict[bytes, tuple[bytes, Header, list[bytes]]]] = {}
 """Lines read before, of fields that recur: the name in lower case, the field, and its value as a list."""
 
 

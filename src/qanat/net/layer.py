@@ -6,15 +6,15 @@ to a loop or to any transport. Back-pressure is `pause_reading` passed down and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
 from qanat.net.transport import Receiver, Transport
 
-HIGH_WATER = 256 * 1024
+HIGH_WATER: Final = 256 * 1024
 """Bytes queued towards a slow reader at which its feeder is stopped."""
-LOW_WATER = 128 * 1024
+LOW_WATER: Final = 128 * 1024
 """Bytes queued at which a stopped feeder goes on."""
 
 

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -21,10 +21,10 @@ from qanat.net.tls_alerts import reason_of
 from qanat.net.tls_engine import HEADER_SIZE, TLSEngine, end_of_record
 from qanat.net.transport import Receiver, Transport
 
-GATHER = 64 * 1024
+GATHER: Final = 64 * 1024
 """Bytes written above that are encrypted and sent at once; fewer wait for the end of the loop's turn."""
-HANDSHAKE_TIMEOUT = 10.0
-MAX_HELLO = 64 * 1024
+HANDSHAKE_TIMEOUT: Final = 10.0
+MAX_HELLO: Final = 64 * 1024
 """Bytes a peer may send while its handshake waits for its turn."""
 
 

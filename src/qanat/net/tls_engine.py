@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
+from typing import Final
 
-HEADER_SIZE = 5
-RECORD_SIZE = 16384
-_MAX_LENGTH = RECORD_SIZE + 2048
+HEADER_SIZE: Final = 5
+RECORD_SIZE: Final = 16384
+_MAX_LENGTH: Final = RECORD_SIZE + 2048
 """The largest `length` of a record that TLS could accept (RFC 5246 6.2.3; RFC 8446 allows less)."""
-_TYPES = range(20, 25)
+_TYPES: Final = range(20, 25)
 """Of records: change_cipher_spec, alert, handshake, application_data, heartbeat."""
 
 
-_of_thread = threading.local()
+_of_thread: Final = threading.local()
 
 
 def _buffers() -> tuple[ssl.MemoryBIO, ssl.MemoryBIO]:

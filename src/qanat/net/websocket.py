@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -33,7 +33,7 @@ PING_EVERY = 30.0
 DEAD_AFTER = 90.0
 CLOSE_TIMEOUT = 2.0
 """Seconds the peer has to answer our Close."""
-GOING_AWAY_NOTICE = b"qanat-going-away"
+GOING_AWAY_NOTICE: Final = b"qanat-going-away"
 """Payload of a Ping by which an edge that drains asks for no more on this session; others merely answer it."""
 
 

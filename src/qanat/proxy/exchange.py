@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qanat.net.http1 import CHUNKED, NO_BODY, ResponseReceived
 from qanat.net.http1_fields import Block, Headers, Outgoing
@@ -53,7 +53,10 @@ class _Stage(Enum):
     OVER = "over"
 
 
-_WAITING, _FORWARDING, _ANSWERING, _OVER = _Stage
+_WAITING: Final = _Stage.WAITING
+_FORWARDING: Final = _Stage.FORWARDING
+_ANSWERING: Final = _Stage.ANSWERING
+_OVER: Final = _Stage.OVER
 
 
 class Exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from qanat.proxy.errors import Overloaded
 from qanat.proxy.exchange import Exchange
@@ -13,7 +13,7 @@ from qanat.proxy.metrics import ProxyMetrics
 from qanat.proxy.route import Route
 from qanat.proxy.routes import RouteTable
 
-_IDS = 64
+_IDS: Final = 64
 
 
 class Forwarder:

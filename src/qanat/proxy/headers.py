@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Final
 
 from qanat.net.http1_fields import Block, Fields, Header, Headers, Outgoing, Remembering, tokens, values
 from qanat.proxy.errors import BadRequest, LoopDetected
 from qanat.proxy.routes import Authority
 
-_HOP_BY_HOP = frozenset(
+_HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
         b"keep-alive",
@@ -24,11 +25,11 @@ _HOP_BY_HOP = frozenset(
         b"proxy-authorization",
     )
 )
-_MADE_ANEW = frozenset((b"forwarded", b"x-real-ip", b"cdn-loop", b"host", b"x-request-id"))
+_MADE_ANEW: Final = frozenset((b"forwarded", b"x-real-ip", b"cdn-loop", b"host", b"x-request-id"))
 _REQUEST_DROPPED = _HOP_BY_HOP | _MADE_ANEW
-_RESPONSE_DROPPED = _HOP_BY_HOP | {b"x-request-id"}
-_REWRITTEN = frozenset((b"location", b"content-location", b"refresh", b"www-authenticate"))
-_TRAILER_DROPPED = _REQUEST_DROPPED | {
+_RESPONSE_DROPPED: Final = _HOP_BY_HOP | {b"x-request-id"}
+_REWRITTEN: Final = frozenset((b"location", b"content-location", b"refresh", b"www-authenticate"))
+_TRAILER_DROPPED: Final = _REQUEST_DROPPED | {
     b"content-length",
     b"content-type",
     b"content-encoding",
@@ -36,13 +37,13 @@ _TRAILER_DROPPED = _REQUEST_DROPPED | {
     b"authorization",
     b"trailer",
 }
-_PASSES_TO_UPSTREAM = Remembering(
+_PASSES_TO_UPSTREAM: Final = Remembering(
     lambda name: name.lower() not in _REQUEST_DROPPED and not name.lower().startswith((b"x-forwarded-", b"cf-"))
 )
-_PASSES_TO_CALLER = Remembering(lambda name: name.lower() not in _RESPONSE_DROPPED)
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_VIA_MARK = re.compile(rb"(?:^|[\s,])mcp-proxy(?=[\s,]|$)")
-_MAX_PASSES = 5
+_PASSES_TO_CALLER: Final = Remembering(lambda name: name.lower() not in _RESPONSE_DROPPED)
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_VIA_MARK: Final = re.compile(rb"(?:^|[\s,])mcp-proxy(?=[\s,]|$)")
+_MAX_PASSES: Final = 5
 """How often a request may have been here before it is taken for a loop."""
 
 

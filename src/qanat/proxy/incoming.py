@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from qanat.net.http1 import Framing, RequestReceived
 from qanat.net.http1_fields import Fields, Header, values
 from qanat.proxy.errors import BadRequest
 from qanat.proxy.routes import Authority, BadHost, parse_authority
 
-_ABSOLUTE = re.compile(rb"(?:https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE: Final = re.compile(rb"(?:https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass
+@dataclass(init=False)
 class IncomingRequest:
     """A request's head. `target` is path and query byte for byte, or `*`; header names as they were written."""
 
@@ -26,8 +27,22 @@ class IncomingRequest:
     length: int
     protocol: bytes
     """`1.1` or `2`."""
-    described: tuple[str, str, str] = ("", "", "")
+    described: tuple[str, str, str]
     """The route and upstream it was last logged with, and what was said: the next request may have the same head."""
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        authority: Authority,
+        headers: Fields,
+        framing: Framing,
+        length: int,
+        protocol: bytes,
+    ) -> None:
+        self.method, self.target, self.authority, self.protocol = method, target, authority, protocol
+        self.headers, self.framing, self.length = headers, framing, length
+        self.described = "", "", ""
 
     @property
     def path(self) -> str:
@@ -89,7 +104,7 @@ def from_http2(headers: tuple[tuple[str, str], ...], has_body: bool) -> Incoming
     return IncomingRequest(pseudo[":method"], target, authority, Fields(_join_cookies(fields)), framing, length, b"2")
 
 
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def _http2_authority(authority: bytes | None, hosts: list[bytes]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from qanat.errors import ProtocolError
 from qanat.net.errors import HTTPViolation
@@ -28,9 +29,9 @@ from qanat.proxy.inbound import Inbound
 from qanat.proxy.incoming import IncomingRequest, from_http1
 from qanat.proxy.record import log
 
-MAX_PIPELINED = 64 * 1024
+MAX_PIPELINED: Final = 64 * 1024
 """Bytes of further requests that may wait while one is being answered."""
-DISCARD_TIME = 30.0
+DISCARD_TIME: Final = 30.0
 """Seconds a caller has to finish sending a body nobody wants any more."""
 
 

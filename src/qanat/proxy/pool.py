@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from qanat.proxy.dial import Destination, Dialler
 from qanat.proxy.errors import Overloaded
 from qanat.proxy.upstream import Upstream, UpstreamConnection
 
-TRUSTED_FOR = 1.0
+TRUSTED_FOR: Final = 1.0
 """Seconds after an answer for which a connection is taken to be open still, without asking the system."""
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from typing import Final
 
-from qanat.log import THREE_DIGITS, get_logger, quote
+from qanat.log import get_logger
+from qanat.log_lines import THREE_DIGITS, quote
 from qanat.net.http1_fields import Remembering
 from qanat.proxy.errors import ProxyError
 from qanat.proxy.filters import RequestOutcome
 from qanat.proxy.incoming import IncomingRequest
 from qanat.proxy.metrics import ProxyMetrics
 
-log = get_logger("qanat.proxy")
-CLIENT_LEFT = 499
-_HASH_KEY = secrets.token_bytes(32)
+log: Final = get_logger("qanat.proxy")
+CLIENT_LEFT: Final = 499
+_HASH_KEY: Final = secrets.token_bytes(32)
 
 
 def _hash(session: bytes) -> str:
@@ -23,7 +25,7 @@ def _hash(session: bytes) -> str:
     return hashlib.blake2b(session, key=_HASH_KEY, digest_size=6).hexdigest()
 
 
-_SESSION_HASHES = Remembering(_hash)
+_SESSION_HASHES: Final = Remembering(_hash)
 
 
 def _milliseconds(seconds: float) -> str:

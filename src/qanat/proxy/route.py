@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from qanat.errors import ConfigInvalid
 from qanat.proxy.config import ProxyConfig, RouteConfig
@@ -17,7 +18,7 @@ from qanat.proxy.pool import Pool, UpstreamPool
 from qanat.proxy.routes import Authority
 from qanat.proxy.stdio.upstream import StdioPool
 
-_DOUBTFUL = re.compile(r"/\.{1,2}(?:[/;]|\Z)|//|\\|%(?:2[ef]|5c|00)", re.IGNORECASE)
+_DOUBTFUL: Final = re.compile(r"/\.{1,2}(?:[/;]|\Z)|//|\\|%(?:2[ef]|5c|00)", re.IGNORECASE)
 """Dot segments (also with parameters: `..;`), empty ones, and separators or dots in disguise."""
 BuildFilter = Callable[[ProxyConfig, str], RouteFilter | None]
 """From a route's name to its policy, if it has one."""

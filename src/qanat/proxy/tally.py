@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -19,45 +19,68 @@ from prometheus_client.utils import floatToGoString
 _Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 
-class Tally(Collector):
+class Tally:
     """A counter or a gauge. Step it by `tally.counts[labels] += 1`."""
 
     def __init__(
         self, family: _Family, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry
     ) -> None:
         self._family, self._name, self._documentation = family, name, documentation
-        self.label_names = labels
+        self._labels = labels
         self.counts: defaultdict[tuple[str | int, ...], int] = defaultdict(int)
-        registry.register(self)
+        registry.register(_Scraped(self._collect, self._labels))
 
-    def collect(self) -> Iterable[Metric]:
-        family = self._family(self._name, self._documentation, labels=self.label_names)
+    def _collect(self) -> Iterable[Metric]:
+        family = self._family(self._name, self._documentation, labels=self._labels)
         for labels, count in self.counts.items():
             family.add_metric([str(label) for label in labels], count)
-        yield family
+        return (family,)
 
 
-class Durations(Collector):
+class Durations:
     """A histogram of seconds for each value of one label."""
 
     def __init__(
         self, name: str, documentation: str, label: str, buckets: Sequence[float], registry: CollectorRegistry
     ) -> None:
         self._name, self._documentation = name, documentation
-        self.label_names = (label,)
+        self._labels = (label,)
         self._buckets = buckets
-        self._counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(buckets) + 1))
-        self._sums: defaultdict[str, float] = defaultdict(float)
-        registry.register(self)
+        self._observed: dict[str, _Observed] = {}
+        registry.register(_Scraped(self._collect, self._labels))
 
     def observe(self, label: str, seconds: float) -> None:
         """Count one."""
-        self._counts[label][bisect_left(self._buckets, seconds)] += 1
-        self._sums[label] += seconds
+        try:
+            observed = self._observed[label]
+        except KeyError:
+            observed = self._observed[label] = _Observed(len(self._buckets) + 1)
+        observed.counts[bisect_left(self._buckets, seconds)] += 1
+        observed.sum += seconds
+
+    def _collect(self) -> Iterable[Metric]:
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        bounds = [*map(floatToGoString, self._buckets), "+Inf"]
+        for label, observed in self._observed.items():
+            family.add_metric([label], list(zip(bounds, accumulate(observed.counts), strict=True)), observed.sum)
+        return (family,)
+
+
+class _Observed:
+    """What a histogram knows of one label."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        self.sum = 0.0
+
+
+class _Scraped(Collector):
+    """What a registry is told of."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]], label_names: Sequence[str]) -> None:
+        self._collect, self.label_names = collect, label_names
 
     def collect(self) -> Iterable[Metric]:
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self.label_names)
-        bounds = [*map(floatToGoString, self._buckets), "+Inf"]
-        for label, counts in self._counts.items():
-            family.add_metric([label], list(zip(bounds, accumulate(counts), strict=True)), self._sums[label])
-        yield family
+        return self._collect()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qanat.net.http1 import Framing, ResponseReceived
 from qanat.proxy.errors import UpstreamTimedOut
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qanat.proxy.exchange import Exchange
     from qanat.proxy.route import Route
 
-_EVENT_STREAM = b"text/event-stream"
+_EVENT_STREAM: Final = b"text/event-stream"
 
 
 def watch_answer(

@@ -6,7 +6,7 @@ HTTP, WebSocket or TCP. A transport-specific module (`http2.py`, `quic.py`) impl
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Protocol
@@ -168,7 +168,7 @@ class StreamReset(QanatError):
         return f"stream reset by peer (code {self.error_code})"
 
 
-class EdgeConnection(ABC):
+class EdgeConnection(Protocol):
     """The edge's end of a registered connection."""
 
     request: RegistrationRequest
@@ -247,7 +247,7 @@ class ConnectionLost(QanatError):
         return self.reason
 
 
-class ConnectorConnection(ABC):
+class ConnectorConnection(Protocol):
     """The connector's end of a connection: made with a `StreamHandler`, which gets every stream the edge opens."""
 
     @abstractmethod

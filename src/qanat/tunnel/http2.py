@@ -19,8 +19,6 @@ from qanat.net.transport import Transport
 from qanat.tunnel.configuration import Answer, encode_configuration_result, parse_configuration_result
 from qanat.tunnel.connection import (
     ConnectionUnavailable,
-    ConnectorConnection,
-    EdgeConnection,
     Headers,
     Registered,
     Registrar,
@@ -115,8 +113,11 @@ class EdgeStream(Stream):
         return self._accept is not None and marks.first_value(fields, "sec-websocket-accept") == self._accept
 
 
-class EdgeHTTP2(Link, EdgeConnection):
+class EdgeHTTP2(Link):
     """The edge's end: an asyncio protocol for a transport that a connector has dialled, and its `EdgeConnection`."""
+
+    request: RegistrationRequest
+    registered: Registered
 
     def __init__(self, registrar: Registrar, protocol: str = "http2", keep_alive: KeepAlive | None = None) -> None:
         super().__init__(HTTP2Connection(client=True, settings=OUR_SETTINGS, capped=True), keep_alive)
@@ -263,7 +264,7 @@ class ConnectorStream(Stream):
             self.close()  # the wire has no half-close: the first end ends both directions
 
 
-class ConnectorHTTP2(Link, ConnectorConnection):
+class ConnectorHTTP2(Link):
     """The connector's end: an asyncio protocol for a transport to the edge, and its `ConnectorConnection`.
 
     `local_configuration` is JSON, reported to an edge that does not manage the tunnel itself.

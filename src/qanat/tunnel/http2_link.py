@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from mypy_extensions import mypyc_attr
+from typing import Any, ClassVar, Final
 
 from qanat.errors import ProtocolError
 from qanat.log import get_logger
@@ -21,7 +19,7 @@ from qanat.tunnel.connection import ConnectionLost, StreamReset
 from qanat.wire.http2 import ErrorCode, HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
 
-OUR_SETTINGS = Settings(
+OUR_SETTINGS: Final = Settings(
     initial_window=1024 * 1024,
     connection_window=16 * 1024 * 1024,
     max_concurrent_streams=1_000,
@@ -30,19 +28,19 @@ OUR_SETTINGS = Settings(
 )
 LINGER = 30.0
 """Seconds a stream that we ended may take to send the rest and to be ended by the peer."""
-READ_SIZE = 64 * 1024
+READ_SIZE: Final = 64 * 1024
 """Bytes handed at once to a reader that goes on after a pause."""
-GATHER = 64 * 1024
+GATHER: Final = 64 * 1024
 """Bytes of payload that are written at once; fewer wait for the end of the loop's turn."""
-FORGIVE_AFTER = 10.0
+FORGIVE_AFTER: Final = 10.0
 HELD_TOO_LONG = 30.0
 """Seconds without any room in the socket after which the peer counts as lost, whatever it says."""
-CROWDED = 0.75
+CROWDED: Final = 0.75
 """Share of the connection's window held by paused readers at which the worst of them is given up."""
 CLOSE_TIMEOUT = 5.0
 """Seconds the socket may take to send what was written before a close."""
 
-_log = get_logger("qanat.tunnel")
+_log: Final = get_logger("qanat.tunnel")
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,6 @@ class KeepAlive:
     timeout: float = 4.5
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Stream:
     """One stream as a transport. A paused reader fills the stream's window, never more."""
 
@@ -244,7 +241,6 @@ class Stream:
         self.link.flush_soon()
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Link(ABC):
     """One end of the connection."""
 

@@ -96,6 +96,9 @@ class _Incoming(Layer):
 class MemoryEdge(EdgeConnection):
     """The edge's end. Made by `MemoryConnector.register`."""
 
+    request: RegistrationRequest
+    registered: Registered
+
     def __init__(self, registrar: Registrar, handler: StreamHandler) -> None:
         self._registrar, self._handler = registrar, handler
         self._streams: set[_Opened] = set()

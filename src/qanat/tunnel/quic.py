@@ -54,6 +54,9 @@ Send = Callable[[bytes, NetworkAddress], None]
 class QUICEdgeConnection(EdgeConnection):
     """The edge's end."""
 
+    request: RegistrationRequest
+    registered: Registered
+
     def __init__(self, engine: Engine, registrar: Registrar, send: Send, address: str) -> None:
         self.link = QUICLink(engine, self, send)
         self.on_lost: Callable[[], None] = lambda: None

@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from qanat.wire.codec import Codec
 from qanat.wire.errors import WebSocketViolation
@@ -19,23 +20,36 @@ try:
 except ImportError:  # no wheel for this platform: the same in Python
     from websockets.utils import apply_mask
 
-MAX_FRAME = 65536
+MAX_FRAME: Final = 65536
 """Largest payload we put into one frame, in bytes."""
-MAX_CONTROL = 125
-NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED, INTERNAL_ERROR = 1000, 1001, 1002, 1003, 1011
-ABNORMAL = 1006
+MAX_CONTROL: Final = 125
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+PROTOCOL_ERROR: Final = 1002
+UNSUPPORTED: Final = 1003
+INTERNAL_ERROR: Final = 1011
+ABNORMAL: Final = 1006
 """Never on the wire: the connection ended without a Close frame (section 7.1.5)."""
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
-_FIN, _MASKED = 0x80, 0x80
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_CONTINUATION: Final = 0
+_TEXT: Final = 1
+_BINARY: Final = 2
+_CLOSE: Final = 8
+_PING: Final = 9
+_PONG: Final = 10
+_FIN: Final = 0x80
+_MASKED: Final = 0x80
 
 
-@dataclass  # not frozen: one is made for each frame, and a frozen one costs thrice
+@dataclass(init=False)  # not frozen: one is made for each frame, and a frozen one costs thrice
 class PayloadReceived:
     """A piece of the peer's byte stream."""
 
     data: bytes
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 @dataclass(frozen=True)

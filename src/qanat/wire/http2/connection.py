@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from typing import Final
 
 import hpack
 
@@ -54,8 +55,8 @@ from qanat.wire.http2.header_encoding import KNOWN_NAMES
 from qanat.wire.http2.headers import Malformed, check_request, check_response, check_trailers, join_cookies
 from qanat.wire.http2.sending import Stream
 
-_new = tuple.__new__
-MAX_CONTINUATIONS = 64
+_new: Final = tuple.__new__
+MAX_CONTINUATIONS: Final = 64
 """CONTINUATION frames of one header block."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import hpack
 
@@ -26,7 +27,8 @@ from qanat.wire.http2.frames import (
 from qanat.wire.http2.header_encoding import HeaderEncoder
 from qanat.wire.http2.sending import CAP_SHARE, MIN_CAP, Sender, Stream
 
-_STREAM_STEP, _CONNECTION_STEP = 256 * 1024, 512 * 1024
+_STREAM_STEP: Final = 256 * 1024
+_CONNECTION_STEP: Final = 512 * 1024
 """Acknowledged bytes that go into one WINDOW_UPDATE, at most."""
 
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from qanat.errors import ProtocolError
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-FRAME_HEADER = struct.Struct(">IBI")
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FRAME_HEADER: Final = struct.Struct(">IBI")
 """Length (24 bits) and type (8 bits) in one number, then flags, then the stream's id."""
-HEADER_SIZE = 9
-DEFAULT_WINDOW = 65_535
-MIN_FRAME_SIZE, MAX_FRAME_SIZE = 16_384, 2**24 - 1
-MAX_WINDOW = 2**31 - 1
-MAX_STREAM_ID = 2**31 - 1
+HEADER_SIZE: Final = 9
+DEFAULT_WINDOW: Final = 65_535
+MIN_FRAME_SIZE: Final = 16_384
+MAX_FRAME_SIZE: Final = 2**24 - 1
+MAX_WINDOW: Final = 2**31 - 1
+MAX_STREAM_ID: Final = 2**31 - 1
 
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY_FLAG = 0x1, 0x1, 0x4, 0x8, 0x20
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+PRIORITY_FLAG: Final = 0x20
 
 
 class FrameType(IntEnum):

@@ -8,6 +8,7 @@ other stream; the cap leaves such a stream a sixteenth of it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from typing import Final
 
 from qanat.wire.http2.events import Event, Headers, QueueDrained
 from qanat.wire.http2.frames import DEFAULT_WINDOW, END_STREAM, FRAME_HEADER, MIN_FRAME_SIZE
@@ -15,13 +16,13 @@ from qanat.wire.http2.frames import DEFAULT_WINDOW, END_STREAM, FRAME_HEADER, MI
 Piece = bytes | bytearray | memoryview
 Queue = deque[Piece]
 
-MIN_CAP = 64 * 1024
-CAP_SHARE = 16
-TURN = 64 * 1024
+MIN_CAP: Final = 64 * 1024
+CAP_SHARE: Final = 16
+TURN: Final = 64 * 1024
 """Bytes a stream may send before the next one's turn."""
-SMALL = 1024
+SMALL: Final = 1024
 """Bytes below which queued writes are joined."""
-FLUSH_SIZE = 256 * 1024
+FLUSH_SIZE: Final = 256 * 1024
 """Queued bytes turned into frames at once; the socket is asked in between whether it takes more."""
 
 
