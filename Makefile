@@ -29,7 +29,7 @@ test: check prepare compiled ## everything: the checks, then every test, the slo
 
 compiled: $(COMPILED)/.built ## the tests of the byte path, as it is when it is compiled
 	@PYTHONPATH="$(COMPILED)" $(RUN)python -m pytest -n 3 --dist loadfile -o pythonpath=. \
-	  tests/test_compiled.py tests/client tests/connector tests/edge tests/net tests/proxy tests/tunnel tests/wire
+	  tests/test_compiled.py tests/test_log.py tests/client tests/connector tests/edge tests/net tests/proxy tests/tunnel tests/wire
 
 check: $(DEV) ## lint, format, types, architecture, docs
 	@$(RUN)ruff check
