@@ -71,8 +71,30 @@ def test_several_workers_need_a_cluster_and_ports_of_their_own(files: OperatorFi
     assert result.exit_code == 2
     assert "cluster is required" in result.stderr
     config = EdgeConfig.model_validate(edge_settings(files, metrics_addr="127.0.0.1:9000"))
-    assert [for_worker(config, number).metrics_addr for number in (0, 1)] == ["127.0.0.1:9000", "127.0.0.1:9001"]
-    assert for_worker(config, 1).name == "edge-1-1"
+    assert [for_worker(config, number, 2).metrics_addr for number in (0, 1)] == ["127.0.0.1:9000", "127.0.0.1:9001"]
+    assert for_worker(config, 1, 2).name == "edge-1-1"
+
+
+@pytest.mark.parametrize(("metrics", "node", "said"), [
+    ("127.0.0.1:65535", "127.0.0.1:9000", "metrics_addr: worker 1 would need port 65536; choose a lower one"),
+    ("127.0.0.1:9000", "[::1]:65535", "cluster.listen_addr: worker 1 would need port 65536; choose a lower one"),
+    ("127.0.0.1:9000", "127.0.0.1:9001", "cluster.listen_addr and metrics_addr: 2 workers need ports 2 apart"),
+])  # fmt: skip
+def test_ports_that_workers_cannot_have_are_named_before_any_is_started(
+    files: OperatorFiles, tmp_path: Path, metrics: str, node: str, said: str
+) -> None:
+    cluster = {
+        "redis_url": "redis://127.0.0.1:1",
+        "listen_addr": node,
+        "tls": files.files("node"),
+        "ca_file": str(files.path("node-ca")),
+    }
+    path = tmp_path / "edge.yaml"
+    control = {"url": "http://x", "service_key": "k"}
+    path.write_text(yaml.safe_dump(edge_settings(files, control=control, metrics_addr=metrics, cluster=cluster)))
+    result = run(app, ["--config", str(path), "--workers", "2"])
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 @pytest.mark.slow

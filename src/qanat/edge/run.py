@@ -30,10 +30,11 @@ def run(path: Path, workers: int) -> int:
     config = load(EdgeConfig, path)
     setup_logging(config.log_level, config.log_format, shared=workers > 1)
     if worker is not None:
-        config = for_worker(config, worker.index)
+        config = for_worker(config, worker.index, worker.count)
     elif workers > 1:
         if config.cluster is None:
             raise ConfigInvalid(["cluster is required for more than one worker"])
+        for_worker(config, workers - 1, workers)  # what no worker could use; the last has the highest ports
         return asyncio.run(supervise(workers, config.drain_timeout.total_seconds(), lambda code: code == MISUSED))
     use_large_blocks()
     try:

@@ -6,21 +6,34 @@ They share the ports that connectors and clients dial, and the kernel spreads co
 from __future__ import annotations
 
 from qanat.edge.config import EdgeConfig, parse_listen
+from qanat.errors import ConfigInvalid
 
 
-def for_worker(config: EdgeConfig, number: int) -> EdgeConfig:
-    """The configuration of worker `number` (from 0): its own name, and its own port wherever it is dialled itself."""
+def for_worker(config: EdgeConfig, number: int, count: int) -> EdgeConfig:
+    """The configuration of worker `number` (from 0) of `count`: its own name, and its own port wherever it is dialled.
+
+    Raises `ConfigInvalid` where there are no such ports.
+    """
+    problems: list[str] = []
     changes: dict[str, object] = {"name": f"{config.name}-{number}"}
-    if config.cluster is not None:
-        changes["cluster"] = config.cluster.model_copy(
-            update={"listen_addr": _shift(config.cluster.listen_addr, number)}
-        )
-    if config.metrics_addr is not None:
-        changes["metrics_addr"] = _shift(config.metrics_addr, number)
+    cluster, metrics = config.cluster, config.metrics_addr
+    if cluster is not None:
+        address = _shift("cluster.listen_addr", cluster.listen_addr, number, problems)
+        changes["cluster"] = cluster.model_copy(update={"listen_addr": address})
+    if metrics is not None:
+        changes["metrics_addr"] = _shift("metrics_addr", metrics, number, problems)
+    if cluster is not None and metrics is not None:
+        one, other = parse_listen(cluster.listen_addr)[1], parse_listen(metrics)[1]
+        if one and other and abs(one - other) < count:
+            problems.append(f"cluster.listen_addr and metrics_addr: {count} workers need ports {count} apart")
+    if problems:
+        raise ConfigInvalid(problems)
     return config.model_copy(update=changes)
 
 
-def _shift(address: str, number: int) -> str:
+def _shift(key: str, address: str, number: int, problems: list[str]) -> str:
     host, port = parse_listen(address)
+    if port and port + number > 65535:
+        problems.append(f"{key}: worker {number} would need port {port + number}; choose a lower one")
     name = f"[{host}]" if ":" in host else host
     return f"{name}:{port + number if port else 0}"
