@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,12 @@ STUBBORN = f"trap '' TERM; {READY} exec sleep 600"
 UNTRAPPED = f"{READY} exec sleep 600"
 UNTIL = "until [ -e $0/{} ]; do sleep 0.01; done; "
 FIRST_GIVES_UP = f"case $QANAT_WORKER in 0/*) {UNTIL.format('trapped')} exit 3; esac; "
+BAD_FOR_A_WHILE = (
+    "case $QANAT_WORKER in 0/*) "
+    "[ -e $0/killed ] || { : > $0/killed; kill -9 $$; }; "
+    "[ -e $0/refused ] || { : > $0/refused; exit 2; }; "
+    ": > $0/mended;; esac; "
+)
 LINGERING = f"trap ': > $0/asked; {UNTIL.format('go')} exit 0' TERM; : > $0/trapped; {UNTIL.format('go')}"
 
 
@@ -84,6 +91,31 @@ async def test_a_worker_that_did_not_listen_yet_has_stopped_all_the_same(
         assert (await scripts.code(), scripts.killed) == (0, 0)
 
 
+def test_a_worker_that_does_not_hear_of_reloads_yet_survives_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def reload() -> None:
+        async with running(UNTRAPPED, tmp_path, caplog) as scripts:
+            await scripts.ready()
+            scripts.supervisor.reload()
+            scripts.supervisor.stop()
+            assert (await scripts.code(), scripts.logged("worker died, starting another")) == (0, [])
+
+    asyncio.run(reload())  # as the parent runs
+
+
+async def test_a_reload_that_came_before_it_could_be_heard_is_heard() -> None:
+    heard = asyncio.Event()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))  # as a worker is started
+    os.kill(os.getpid(), signal.SIGHUP)
+    workers.hear_reloads(heard.set)
+    try:
+        async with asyncio.timeout(WAIT):
+            await heard.wait()
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+
+
 @requirement("join:give-up")
 async def test_others_stop_gracefully_when_one_gives_up_even_if_a_signal_comes_then(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -95,6 +127,20 @@ async def test_others_stop_gracefully_when_one_gives_up_even_if_a_signal_comes_t
         assert (await scripts.code(), scripts.killed) == (3, 0)
         (ended,) = scripts.logged("worker ended, stopping the others")
         assert (ended["worker"], ended["code"]) == (0, 3)
+
+
+@requirement("join:restart")
+async def test_one_that_comes_back_to_a_configuration_it_must_refuse_is_tried_again_while_the_others_run_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
+    async with running(BAD_FOR_A_WHILE + LINGERING, tmp_path, caplog) as scripts:
+        await until((tmp_path / "mended").exists)
+        died = scripts.logged("worker died, starting another")
+        assert [line.get("signal") or line["code"] for line in died] == [9, 2]
+        (tmp_path / "go").touch()
+        scripts.supervisor.stop()
+        assert (await scripts.code(), scripts.killed) == (0, 0)
 
 
 async def test_no_worker_outlives_a_cancelled_supervisor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -159,9 +205,9 @@ async def test_only_what_counts_as_giving_up_ends_all(
 ) -> None:
     monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
     caplog.set_level("INFO", "qanat")
-    script = "[ -e $0/died ] && exit 2; : > $0/died; exit 1"
-    supervisor = Supervisor(("/bin/sh", "-c", script, str(tmp_path)), 1, WAIT, lambda code: code == 2)
+    script = "[ -e $0/died ] && exit 3; : > $0/died; exit 1"
+    supervisor = Supervisor(("/bin/sh", "-c", script, str(tmp_path)), 1, WAIT, lambda code: code == 3)
     async with asyncio.timeout(WAIT):
-        assert await supervisor.run() == 2
+        assert await supervisor.run() == 3
     (died,) = [record for record in caplog.records if record.getMessage() == "worker died, starting another"]
     assert vars(died)["fields"]["code"] == 1

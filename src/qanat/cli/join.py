@@ -179,7 +179,7 @@ async def _serve(load: Callable[[], Settings], settings: Settings, file: Path | 
 
     from qanat.connector.server import Connector
     from qanat.net.process import freeze_start
-    from qanat.net.workers import stop_with_parent
+    from qanat.net.workers import hear_reloads, stop_with_parent
     from qanat.proxy.server import serve
 
     proxy, connector = settings
@@ -190,7 +190,7 @@ async def _serve(load: Callable[[], Settings], settings: Settings, file: Path | 
     if lifeline is not None:
         stop_with_parent(lifeline, stop.set)
     async with serve(proxy, listen=False, config_path=file, load=lambda: load()[0]) as running:
-        loop.add_signal_handler(signal.SIGHUP, running.reload_now.set)
+        hear_reloads(running.reload_now.set)
         joined = Connector(connector, running.proxy)
         await joined.start()
         freeze_start()

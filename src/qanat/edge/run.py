@@ -17,9 +17,7 @@ from qanat.edge.workers import for_worker
 from qanat.errors import ConfigInvalid
 from qanat.log import get_logger, setup_logging
 from qanat.net.process import freeze_start, use_large_blocks
-from qanat.net.workers import Worker, stop_with_parent, supervise, this_worker
-
-MISUSED = 2
+from qanat.net.workers import MISUSED, Worker, stop_with_parent, supervise, this_worker
 
 _log = get_logger("qanat.edge")
 

@@ -22,6 +22,8 @@ VARIABLE = "QANAT_WORKER"
 """What the parent tells a worker: `index/count/descriptor`, the descriptor being a pipe that ends with the parent."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a worker is started again: doubled each time, until one has lived for the longest."""
+MISUSED = 2
+"""The exit code of a command that refuses its configuration."""
 MARGIN = 5.0
 """Seconds that a worker may need to stop beyond those that its calls and streams get."""
 
@@ -58,6 +60,12 @@ def stop_with_parent(lifeline: int, stop: Callable[[], None]) -> None:
     loop.add_reader(lifeline, ended)
 
 
+def hear_reloads(reload: Callable[[], None]) -> None:
+    """Have `reload` called at each SIGHUP, also at one that came since the parent started this process."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
+
+
 def any_end(code: int) -> bool:
     """A worker that ends by itself has given up, whatever it says."""
     return True
@@ -81,7 +89,10 @@ async def supervise(
 
 
 class Supervisor:
-    """Keeps the workers running. `patience` is how many seconds they get to stop."""
+    """Keeps the workers running. `patience` is how many seconds they get to stop.
+
+    On asyncio's own loop: uvloop would unblock what a worker is not to hear yet.
+    """
 
     def __init__(
         self, command: Sequence[str], count: int, patience: float, gives_up: Callable[[int], bool] = any_end
@@ -117,7 +128,7 @@ class Supervisor:
 
     async def _keep(self, index: int, lifeline: int) -> int:
         """One worker after the other, until all are to stop or one gives up: then all are."""
-        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        loop, pause, restarted = asyncio.get_running_loop(), FIRST_PAUSE, False
         while not self._stopping.is_set():
             started = loop.time()
             try:
@@ -127,7 +138,8 @@ class Supervisor:
             else:
                 if self._stopping.is_set():
                     return _exit_code(code)
-                if code >= 0 and self._gives_up(code):
+                refused = restarted and code == MISUSED  # the others run on with the configuration that was good
+                if code >= 0 and self._gives_up(code) and not refused:
                     _log.warn("worker ended, stopping the others", worker=index, code=code)
                     self._stopping.set()
                     return code
@@ -137,15 +149,19 @@ class Supervisor:
                 _log.error("worker died, starting another", worker=index, wait=pause, **cause)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause, restarted = min(2 * pause, LONGEST_PAUSE), True
         return 0
 
     async def _run_one(self, index: int, lifeline: int) -> int:
         """Start a worker and wait for its end, which is ours to bring about once all are to stop. Raises `OSError`."""
         environment = os.environ | {VARIABLE: f"{index}/{self._count}/{lifeline}"}
-        process = await asyncio.create_subprocess_exec(
-            *self._command, env=environment, pass_fds=(lifeline,), start_new_session=True
-        )  # in a session of its own, a terminal's Ctrl-C does not reach it
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))  # a worker inherits it, until it can hear it
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, env=environment, pass_fds=(lifeline,), start_new_session=True
+            )  # in a session of its own, a terminal's Ctrl-C does not reach it
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))
         self._running[index] = process
         _log.info("worker started", worker=index, pid=process.pid)
         ended = asyncio.ensure_future(process.wait())
