@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_a_worker_that_does_not_hear_of_reloads_yet_survives_one(
 async def test_a_reload_that_came_before_it_could_be_heard_is_heard() -> None:
     heard = asyncio.Event()
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))  # as a worker is started
-    os.kill(os.getpid(), signal.SIGHUP)
+    signal.pthread_kill(threading.get_ident(), signal.SIGHUP)  # a worker has no other thread yet: we may
     workers.hear_reloads(heard.set)
     try:
         async with asyncio.timeout(WAIT):

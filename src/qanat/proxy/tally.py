@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from qanat.proxy.scraped import Scraped
 
 _Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
@@ -28,7 +29,7 @@ class Tally:
         self._family, self._name, self._documentation = family, name, documentation
         self._labels = labels
         self.counts: defaultdict[tuple[str | int, ...], int] = defaultdict(int)
-        registry.register(_Scraped(self._collect, self._labels))
+        registry.register(Scraped(self._collect, self._labels))
 
     def _collect(self) -> Iterable[Metric]:
         family = self._family(self._name, self._documentation, labels=self._labels)
@@ -47,7 +48,7 @@ class Durations:
         self._labels = (label,)
         self._buckets = buckets
         self._observed: dict[str, _Observed] = {}
-        registry.register(_Scraped(self._collect, self._labels))
+        registry.register(Scraped(self._collect, self._labels))
 
     def observe(self, label: str, seconds: float) -> None:
         """Count one."""
@@ -74,13 +75,3 @@ class _Observed:
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets
         self.sum = 0.0
-
-
-class _Scraped(Collector):
-    """What a registry is told of."""
-
-    def __init__(self, collect: Callable[[], Iterable[Metric]], label_names: Sequence[str]) -> None:
-        self._collect, self.label_names = collect, label_names
-
-    def collect(self) -> Iterable[Metric]:
-        return self._collect()
