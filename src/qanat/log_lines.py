@@ -16,8 +16,6 @@ from json.encoder import encode_basestring_ascii
 from select import PIPE_BUF
 from typing import Final, Protocol, TextIO
 
-from mypy_extensions import mypyc_attr
-
 quote: Final = encode_basestring_ascii
 """A string as JSON: for lines that are put together by hand."""
 THREE_DIGITS: Final = tuple(f"{number:03d}" for number in range(1000))
@@ -90,7 +88,6 @@ def decoded(fields: Fields) -> Mapping[str, object]:
     return found
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class LineWriter:
     """Writes lines to a stream, all of one loop tick at once; errors, and lines from outside a loop, immediately.
 

@@ -315,8 +315,9 @@ class Link(ABC):
     def link_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and all its streams have been told."""
 
-    def stream_forgotten(self) -> None:  # noqa: B027
+    def stream_forgotten(self) -> None:
         """A request stream is closed for good."""
+        return
 
     def knows(self, stream: Stream) -> bool:
         """Whether the stream is still open on the wire."""
@@ -409,8 +410,9 @@ class Link(ABC):
             case _:
                 self._guarded(stream, self.stream_event_received, stream, event)
 
-    def stream_event_received(self, stream: Stream, event: h2.Event) -> None:  # noqa: B027
+    def stream_event_received(self, stream: Stream, event: h2.Event) -> None:
         """A head or trailers on a request stream."""
+        return
 
     def _guarded(self, stream: Stream, call: Any, *args: Any) -> None:
         """A bug in one stream's protocol ends that stream only."""
@@ -461,8 +463,9 @@ class Link(ABC):
             self._guarded(worst, worst.fail, StreamReset(ErrorCode.ENHANCE_YOUR_CALM), ErrorCode.ENHANCE_YOUR_CALM)
         self._crowded = crowded
 
-    def pulse(self, now: float) -> None:  # noqa: B027
+    def pulse(self, now: float) -> None:
         """About once a second."""
+        return
 
     def _drop(self, reason: str) -> None:
         self._reason = ConnectionLost(reason)
