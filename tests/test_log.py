@@ -12,11 +12,13 @@ import socket
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from qanat.log import get_logger, setup_logging
+from qanat.log import setup_logging
+from qanat.logger import get_logger
 from tests.support.requirements import requirement
 
 logger = get_logger("qanat.test")
@@ -157,9 +159,32 @@ async def test_where_others_write_too_whole_lines_go_in_groups_that_a_pipe_takes
     assert all(group.endswith(b"\n") for group in groups)
 
 
+@requirement("join:log")
+async def test_a_file_takes_all_of_them_at_once(
+    stream: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    write = os.write
+
+    def counted(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    with (tmp_path / "log").open("w") as shared:
+        setup_logging("info", "json", shared, shared=True)
+        for _ in range(20):
+            logger.members("line", f'"text": "{"x" * 1000}"')
+        logging.getLogger().handlers[0].flush()
+    lines = (tmp_path / "log").read_bytes()
+    assert sizes == [len(lines)]
+    assert [len(json.loads(line)["text"]) for line in lines.splitlines()] == [1000] * 20
+
+
 WRITES_MANY = """
 import asyncio
-from qanat.log import get_logger, setup_logging
+from qanat.log import setup_logging
+from qanat.logger import get_logger
 
 async def write() -> None:
     for tick in range(40):

@@ -25,7 +25,7 @@ CALLS = [
 
 PROGRAM = """
 import logging
-from qanat.log import get_logger
+from qanat.logger import get_logger
 log = get_logger("qanat.proxy")
 def test_clean():
     logging.getLogger("qanat").setLevel(logging.CRITICAL)
@@ -59,7 +59,7 @@ def test_what_is_planted_or_remembered_is_found_and_nothing_else() -> None:
 
 
 def test_every_line_is_heard_although_logging_is_off(pytestconfig: pytest.Config) -> None:
-    from qanat.log import get_logger
+    from qanat.logger import get_logger
     from tests.support.planted import TAP
 
     tap = pytestconfig.stash[TAP]

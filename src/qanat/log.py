@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Mapping
 from typing import Literal, TextIO
 
-from qanat.log_lines import LEVELS, JSONLines, LineWriter, SharedLineWriter, TextLines, decoded
+from qanat.log_lines import LEVELS, JSONLines, LineWriter, SharedLineWriter, TextLines
+from qanat.logger import Level, direct
 
-Level = Literal["debug", "info", "warn", "error"]
 _ROOT = logging.getLogger()
 
 
@@ -39,68 +37,6 @@ class LineHandler(logging.Handler):
 _TRACEBACKS = logging.Formatter()
 
 
-class Logger:
-    """`logger.info("route configured", route="tickets")`: a phrase and its fields."""
-
-    def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
-
-    def debug(self, msg: str, /, **fields: object) -> None:
-        self._log(logging.DEBUG, msg, fields)
-
-    def info(self, msg: str, /, **fields: object) -> None:
-        self._log(logging.INFO, msg, fields)
-
-    def members(self, msg: str, members: str) -> None:
-        """A line at `info` that comes with each request: ask `enabled` first.
-
-        It brings its fields encoded, as members of a JSON object without the braces: `'"status": 200'`. That costs a
-        third.
-        """
-        writer = _only_writer()
-        if writer is not None:
-            writer.gather(writer.style.line(time.time(), logging.INFO, msg, self._logger.name, members))
-        else:
-            self._logger.info("%s", msg, extra={"fields": decoded(members)})
-
-    def warn(self, msg: str, /, **fields: object) -> None:
-        self._log(logging.WARNING, msg, fields)
-
-    def error(self, msg: str, /, **fields: object) -> None:
-        self._log(logging.ERROR, msg, fields)
-
-    def exception(self, msg: str, /, **fields: object) -> None:
-        """An error with the current traceback: for bugs only."""
-        self._logger.error("%s", msg, extra={"fields": fields}, exc_info=True)
-
-    def enabled(self, level: Level) -> bool:
-        """Whether a line at `level` would be written: ask before building expensive fields."""
-        return self._logger.isEnabledFor(LEVELS[level])
-
-    def _log(self, level: int, msg: str, fields: Mapping[str, object]) -> None:
-        if not self._logger.isEnabledFor(level):
-            return
-        writer = _only_writer()
-        if writer is not None:
-            line = writer.style.line(time.time(), level, msg, self._logger.name, fields)
-            writer.write(line, urgent=level >= logging.ERROR)
-        else:
-            self._logger.log(level, "%s", msg, extra={"fields": fields})
-
-
-def _only_writer() -> LineWriter | None:
-    """Where lines can go without a record, because nobody else listens."""
-    handlers = _ROOT.handlers
-    if len(handlers) == 1 and isinstance(handlers[0], LineHandler):
-        return handlers[0].writer
-    return None
-
-
-def get_logger(name: str) -> Logger:
-    """The logger of a part: `get_logger("qanat.proxy")`."""
-    return Logger(name)
-
-
 def setup_logging(
     level: Level = "info",
     style: Literal["json", "text"] = "json",
@@ -114,11 +50,14 @@ def setup_logging(
     """
     writer = SharedLineWriter if shared else LineWriter
     lines = JSONLines() if style == "json" else TextLines()
-    _ROOT.handlers[:] = [LineHandler(writer(stream or sys.stderr, lines))]
+    handler = LineHandler(writer(stream or sys.stderr, lines))
+    _ROOT.handlers[:] = [handler]
+    direct.use(handler, handler.writer)
     _ROOT.setLevel(logging.WARNING)  # libraries: httpx2 logs URLs with their queries at info
     set_level(level)
 
 
 def set_level(level: Level) -> None:
     """Change how much is written, while running."""
+    direct.threshold = LEVELS[level]
     logging.getLogger("qanat").setLevel(LEVELS[level])

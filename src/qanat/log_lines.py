@@ -1,25 +1,30 @@
-"""How log lines look, and when they are written. Which lines there are: `log.py`."""
+"""How log lines look, and when they are written. Who writes them: `logger.py`."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
 import contextlib
-import functools
 import json
 import logging
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
 from select import PIPE_BUF
-from typing import Final, Protocol, TextIO
+from stat import S_ISREG
+from typing import Final, TextIO
 
 quote: Final = encode_basestring_ascii
 """A string as JSON: for lines that are put together by hand."""
-THREE_DIGITS: Final = tuple(f"{number:03d}" for number in range(1000))
-"""Looked up, because formatting a number to a width costs several times more."""
+_THREE_DIGITS: Final = tuple(f"{number:03d}" for number in range(1000))
+_DIGITS: Final = tuple(str(number) for number in range(1000))
+"""Looked up, because formatting a number costs several times more."""
+_KEPT_HEADS: Final = 256
+_HEADS: Final[dict[tuple[int, str, str], str]] = {}
+"""What lines of one kind have in common: most kinds are few phrases, but other libraries' are not."""
 Fields = Mapping[str, object] | str
 """What a line says: by name, or encoded already."""
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
@@ -31,15 +36,15 @@ GATHER_FOR: Final = 0.01
 _encode: Final = json.JSONEncoder(default=str, ensure_ascii=True).encode
 
 
-class LineStyle(Protocol):
+class LineStyle(ABC):
     """Makes a line."""
 
+    @abstractmethod
     def line(self, created: float, level: int, msg: str, name: str, fields: Fields) -> str:
         """The line, without its end. `created` is Unix seconds; `name` is the logger's."""
-        ...
 
 
-class JSONLines:
+class JSONLines(LineStyle):
     """One JSON object."""
 
     def __init__(self) -> None:
@@ -53,18 +58,23 @@ class JSONLines:
         members = fields if isinstance(fields, str) else _encode(fields)[1:-1]
         micros = int((created - second) * 1e6)
         return (
-            f'{{"time": "{self._moment}.{THREE_DIGITS[micros // 1000]}{THREE_DIGITS[micros % 1000]}Z"'
+            f'{{"time": "{self._moment}.{_THREE_DIGITS[micros // 1000]}{_THREE_DIGITS[micros % 1000]}Z"'
             f"{_head(level, msg, name)}{', ' if members else ''}{members}}}"
         )
 
 
-@functools.lru_cache(maxsize=256)
 def _head(level: int, msg: str, name: str) -> str:
-    text = _NAMES.get(level) or logging.getLevelName(level).lower()
-    return f', "level": {quote(text)}, "msg": {quote(msg)}, "logger": {quote(name)}'
+    head = _HEADS.get((level, msg, name))
+    if head is None:
+        if len(_HEADS) >= _KEPT_HEADS:
+            _HEADS.clear()
+        text = _NAMES.get(level) or logging.getLevelName(level).lower()
+        head = f', "level": {quote(text)}, "msg": {quote(msg)}, "logger": {quote(name)}'
+        _HEADS[level, msg, name] = head
+    return head
 
 
-class TextLines:
+class TextLines(LineStyle):
     """For people: `2026-08-01T15:04:05Z INF Registered tunnel connection connIndex=0 protocol=http2`."""
 
     def line(self, created: float, level: int, msg: str, name: str, fields: Fields) -> str:
@@ -80,6 +90,17 @@ def _text(value: object) -> str:
     text = str(value)
     plain = text.isascii() and text.isprintable() and text and not set(text) & set(' "=')
     return text if plain else json.dumps(text)
+
+
+def decimal(number: int) -> str:
+    """A number that is not negative, for lines that are put together by hand."""
+    return _DIGITS[number] if number < 1000 else str(number)
+
+
+def milliseconds(seconds: float) -> str:
+    """To three places: `0.042`."""
+    micros = int(seconds * 1e6 + 0.5)
+    return f"{decimal(micros // 1000)}.{_THREE_DIGITS[micros % 1000]}"
 
 
 def decoded(fields: Fields) -> Mapping[str, object]:
@@ -146,19 +167,20 @@ class LineWriter:
 class SharedLineWriter(LineWriter):
     """The same where other processes write to the stream too: no line cuts another's.
 
-    A pipe takes up to `PIPE_BUF` bytes at once, whoever else writes: so many whole lines go with each system call. A
-    line that is longer goes alone.
+    A file takes any number of bytes at once, whoever else writes; a pipe up to `PIPE_BUF`: so many whole lines go with
+    each system call there. A line that is longer goes alone.
     """
 
     def _put(self, lines: list[str]) -> None:
-        group = b""
-        for line in lines:
-            data = f"{line}\n".encode(errors="backslashreplace")
-            if group and len(group) + len(data) > PIPE_BUF:
-                self._write_all(group)
-                group = b""
-            group += data
-        self._write_all(group)
+        data = ("\n".join(lines) + "\n").encode(errors="backslashreplace")
+        start, size = 0, len(data)
+        takes = size if S_ISREG(os.fstat(self._stream.fileno()).st_mode) else PIPE_BUF
+        while start < size:
+            end = size
+            if size - start > takes:
+                end = data.rfind(b"\n", start, start + takes) + 1 or data.find(b"\n", start) + 1
+            self._write_all(data[start:end])
+            start = end
 
     def _write_all(self, data: bytes) -> None:
         while data:

@@ -34,7 +34,7 @@ from qanat.gateway import config as gateway_config
 from qanat.gateway import server as gateway
 from qanat.gateway.config import GatewayConfig, ModelSection
 from qanat.gateway.server import Gateway
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.proxy import server as proxy
 from qanat.proxy.config import ProxyConfig
 from qanat.proxy.server import RunningProxy

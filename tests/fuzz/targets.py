@@ -31,7 +31,6 @@ from qanat.wire.client_hello import read_client_hello
 from qanat.wire.codec import Codec
 from qanat.wire.control_stream import ControlClient, ControlServer, RegisterReceived
 from qanat.wire.http2 import HTTP2Connection
-from qanat.wire.http2.events import DataReceived
 from qanat.wire.registration import ConnectionDetails
 from qanat.wire.rpc import RPCClient, RPCServer
 from qanat.wire.token import TunnelToken, parse_token
@@ -81,11 +80,11 @@ def canonical(events: list[Any]) -> list[Any]:
 
 
 def _is_payload(event: Any) -> bool:
-    return (is_dataclass(event) or isinstance(event, DataReceived)) and isinstance(getattr(event, "data", None), bytes)
+    return is_dataclass(event) and isinstance(getattr(event, "data", None), bytes)
 
 
 def _with_payload(event: Any, data: bytes) -> Any:
-    return event._replace(data=data) if isinstance(event, DataReceived) else replace(event, data=data)
+    return replace(event, data=data)
 
 
 def _continues(last: Any, event: Any) -> bool:

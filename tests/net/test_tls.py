@@ -257,6 +257,25 @@ async def test_writes_of_one_turn_leave_together(
     assert len(writes) == 1
 
 
+async def test_a_session_that_fails_at_the_end_of_a_turn_takes_no_other_with_it(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    failing, other = [await Session(client_context, server_context).ready() for _ in range(2)]
+    await settle()
+
+    class Broken(MemoryTransport):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            raise RuntimeError("broken")
+
+    failing.client_layer.below = Broken(Recorder())
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    failing.client.transport.write(b"lost")
+    other.client.transport.write(b"arrives")
+    assert await other.server.wait_for_bytes(7) == b"arrives"
+    assert [str(context["exception"]) for context in reported] == ["broken"]
+
+
 @given(st.lists(st.binary(min_size=1, max_size=40_000), min_size=1, max_size=6))
 @settings(max_examples=15, deadline=None)
 def test_any_sequence_of_writes_arrives_as_one_stream(pieces: list[bytes]) -> None:

@@ -12,9 +12,10 @@ def test_a_counter_and_a_gauge_show_their_labels_and_where_they_stand() -> None:
     registry = CollectorRegistry()
     requests = Tally(CounterMetricFamily, "requests", "Answered", ("route", "status"), registry)
     going_on = Tally(GaugeMetricFamily, "going_on", "Now", ("route",), registry)
-    requests.counts["echo", 200] += 2
-    going_on.counts[("echo",)] += 1
-    going_on.counts[("echo",)] -= 1
+    requests.step(("echo", 200))
+    requests.step(("echo", 200))
+    going_on.step(("echo",))
+    going_on.step(("echo",), -1)
     text = generate_latest(registry).decode()
     assert 'requests_total{route="echo",status="200"} 2.0' in text
     assert 'going_on{route="echo"} 0.0' in text

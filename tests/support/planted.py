@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from qanat.log import Level, Logger
 from qanat.log_lines import Fields, JSONLines
+from qanat.logger import Level, Logger
+from qanat.net.process import is_compiled
 
 MARK = "pl4nted"
 FOUND = "planted_secrets_found"
@@ -60,7 +61,9 @@ class Tap:
         self._style = JSONLines()
 
     def open(self) -> None:
-        """Begin to listen."""
+        """Begin to listen. Not where loggers are compiled, and their methods cannot be replaced: they say the same."""
+        if is_compiled():
+            return
         log, say_members, exception = Logger._log, Logger.members, Logger.exception
 
         def hear_log(logger: Logger, level: int, msg: str, fields: dict[str, object]) -> None:

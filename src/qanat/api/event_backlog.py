@@ -12,7 +12,7 @@ from qanat.api.internal import Event, EventBatch
 from qanat.clock import Clock
 from qanat.errors import QanatError
 from qanat.ids import TunnelID
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 MAX_QUEUE = 10_000
 MAX_BATCH = 1_000

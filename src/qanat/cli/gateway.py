@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qanat.log import Level, setup_logging
+from qanat.log import setup_logging
+from qanat.logger import Level
 
 app = typer.Typer(add_completion=False)
 

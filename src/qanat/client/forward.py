@@ -18,7 +18,7 @@ from qanat.client.dial import Edge, dial_transport
 from qanat.client.errors import TunnelFailed
 from qanat.client.transport import CONNECT_TIMEOUT
 from qanat.errors import ProtocolError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.http1 import (
     BodyReceived,
     Framing,

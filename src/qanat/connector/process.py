@@ -9,7 +9,7 @@ import uvloop
 
 from qanat.connector.config import ConnectorConfig
 from qanat.connector.server import Connector
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.process import freeze_start, use_large_blocks
 
 log = get_logger("qanat.connector")

@@ -15,7 +15,7 @@ from qanat.connector.state import Shared
 from qanat.connector.supervisor import Supervisor
 from qanat.connector.token_source import TokenSource
 from qanat.connector.upstream import NowhereHandler, UpstreamHandler
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.tunnel.connection import StreamHandler
 
 log = get_logger("qanat.connector")

@@ -12,7 +12,7 @@ from qanat.connector.spread import EdgeAddress
 from qanat.connector.state import Shared
 from qanat.connector.upstream import explain
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.tunnel.connection import ConnectorConnection, Registered, RegistrationRefused, RegistrationRequest
 
 DIAL_TIMEOUT = 15.0

@@ -13,7 +13,7 @@ from qanat.connector.slot import DIAL_TIMEOUT, Slot
 from qanat.connector.spread import EdgeAddress
 from qanat.connector.state import Shared
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 STAGGER = 1.0
 """Seconds between the starts of two connections."""

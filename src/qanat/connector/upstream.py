@@ -23,7 +23,7 @@ from qanat.connector.http1 import (
     request_head,
 )
 from qanat.errors import ProtocolError, QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER
 from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.tunnel.connection import IncomingStream, ResponseHead, StreamKind

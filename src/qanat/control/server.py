@@ -27,7 +27,7 @@ from qanat.control.rest.internal import ServiceKeys
 from qanat.control.store.database import Database
 from qanat.control.store.vault import Vault
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 MIN_SERVICE_KEY = 16
 log = get_logger("qanat.control")

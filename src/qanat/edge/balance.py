@@ -11,7 +11,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from qanat.edge.connections import LiveConnections
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.tunnel.connection import EdgeConnection
 
 PERIOD = 3.0

@@ -17,7 +17,7 @@ from qanat.api.internal import Change, TunnelRecord
 from qanat.edge.directory import TunnelDirectory
 from qanat.edge.errors import DirectoryUnavailable
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 MAX_TUNNELS = 100_000
 NEGATIVE_SECONDS = 2.0

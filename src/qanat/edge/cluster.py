@@ -23,7 +23,7 @@ from qanat.edge.connections import LiveConnections
 from qanat.edge.membership import Membership, Node, NodeSaid, RouteSaid, decode, encode
 from qanat.edge.metrics import Metrics
 from qanat.errors import ProtocolError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 RELOAD_EVERY = 30.0
 """Seconds between full reloads, which mend whatever a lost message broke."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qanat.edge.config import CertificateFiles, ClientListener, Cluster
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 _log = get_logger("qanat.edge")
 _server_names: weakref.WeakKeyDictionary[ssl.SSLObject, str] = weakref.WeakKeyDictionary()

@@ -13,7 +13,7 @@ from qanat.edge.config import Network
 from qanat.edge.metrics import Metrics
 from qanat.edge.proxy_protocol import ProxiedAddress, parse_proxy_header
 from qanat.errors import ProtocolError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.errors import TLSFailed
 from qanat.net.layer import HIGH_WATER, LOW_WATER
 from qanat.net.silence import notice_silence

@@ -13,7 +13,7 @@ from qanat.edge.directory import TunnelDirectory
 from qanat.edge.metrics import Metrics
 from qanat.errors import QanatError
 from qanat.ids import TunnelID
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 FLUSH_EVERY = 0.2
 """Seconds: gathers a batch."""

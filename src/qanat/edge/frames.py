@@ -58,9 +58,13 @@ def _frame_end(data: bytes, start: int, size: int) -> int:
     length = data[start + 1] & 0x7F
     payload = start + (6 if data[start + 1] & 0x80 else 2)
     if length > 125:
-        width = 2 if length == 126 else 8
-        length = int.from_bytes(data[start + 2 : start + 2 + width], "big")
-        payload += width
+        payload += 2 if length == 126 else 8
+        if payload > size:
+            return 0
+        if length == 126:
+            length = data[start + 2] << 8 | data[start + 3]
+        else:
+            length = int.from_bytes(data[start + 2 : start + 10], "big")
     return payload + length if payload <= size else 0
 
 

@@ -15,7 +15,8 @@ from qanat.edge.config import EdgeConfig, parse_listen
 from qanat.edge.server import serve
 from qanat.edge.workers import for_worker
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger, setup_logging
+from qanat.log import setup_logging
+from qanat.logger import get_logger
 from qanat.net.process import freeze_start, use_large_blocks
 from qanat.net.workers import MISUSED, Worker, stop_with_parent, supervise, this_worker
 

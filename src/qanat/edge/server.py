@@ -26,7 +26,7 @@ from qanat.edge.registrar import TokenCheck
 from qanat.edge.router import Router
 from qanat.edge.sessions import Sessions
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.tunnel.connection import EdgeConnection
 from qanat.tunnel.wss import accept_wss
 

@@ -14,7 +14,7 @@ from qanat.edge.admission import ClientIdentity
 from qanat.edge.errors import ClientNotMapped, EdgeDraining, EdgeFailed, EdgeRefused, RequestTimeout, UnknownHost
 from qanat.edge.relay import ClientEnd, StreamEnd
 from qanat.edge.request import UpgradeParser, UpgradeRequest, response_101, response_error, split_host
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.transport import Receiver, Transport
 from qanat.tunnel.connection import ResponseHead
 from qanat.wire.websocket import INTERNAL_ERROR

@@ -22,7 +22,7 @@ from qanat.edge.router import Router
 from qanat.edge.session import ClientSession, Guest
 from qanat.edge.traffic import Live, Traffic
 from qanat.ids import TunnelID
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.transport import Transport
 from qanat.tunnel.connection import EdgeConnection
 

@@ -14,7 +14,7 @@ from qanat.clock import Clock, SystemClock
 from qanat.errors import QanatError
 from qanat.gateway.errors import APIError
 from qanat.ids import WorkspaceID
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 SCOPES = frozenset({"workspace:inference", "workspace:developer"})

@@ -29,7 +29,7 @@ from qanat.gateway.tools import Listing, ToolTable, build_table, pinned_listings
 from qanat.gateway.turn import Turn
 from qanat.gateway.upstream import CallInfo
 from qanat.ids import make_id
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 UNKNOWN = ToolResult((), ())

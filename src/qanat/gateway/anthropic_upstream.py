@@ -17,7 +17,7 @@ from qanat.gateway.request import Block
 from qanat.gateway.sse import EventStreamReader
 from qanat.gateway.turn import Event
 from qanat.gateway.upstream import CallInfo, Features
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 PASSED_STATUS = frozenset({400, 404, 413, 429, 500, 502, 503, 504, 529})

@@ -24,7 +24,7 @@ from qanat.gateway.exchange import MessageExchange
 from qanat.gateway.oauth.routes import VaultEndpoints
 from qanat.gateway.playground import MAX_BODY, Playground
 from qanat.ids import make_id
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 Handler = Callable[[Request, Caller, "Reply"], Awaitable[Any]]

@@ -21,7 +21,7 @@ from qanat.gateway.config import CanarySection
 from qanat.gateway.events import EventQueue
 from qanat.gateway.hops import hop_of, hop_of_answer, in_words
 from qanat.gateway.reach import load_anchors
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 AT_ONCE = 16

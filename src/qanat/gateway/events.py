@@ -12,7 +12,7 @@ from qanat.clock import Clock
 from qanat.errors import QanatError
 from qanat.gateway.metrics import Metrics
 from qanat.ids import TunnelID
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 FLUSH_EVERY = 0.2

@@ -17,7 +17,7 @@ from qanat.gateway.errors import APIError, internal
 from qanat.gateway.loop import Emit
 from qanat.gateway.sse import encode_event, encode_events
 from qanat.gateway.turn import Event, Turn
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 STALLED = 60.0

@@ -25,7 +25,7 @@ from qanat.gateway.config import Limits
 from qanat.gateway.hops import hop_of_answer
 from qanat.gateway.results import ToolResult, failed, from_mcp
 from qanat.gateway.tools import ListedTool, Listing
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 MAX_PAGES = 50

@@ -19,7 +19,7 @@ from qanat.gateway.sse import EventStreamReader
 from qanat.gateway.turn import Event
 from qanat.gateway.upstream import CallInfo, Features
 from qanat.ids import make_id
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 

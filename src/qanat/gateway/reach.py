@@ -30,7 +30,7 @@ from qanat.gateway.goodbyes import Goodbyes
 from qanat.gateway.records import Records
 from qanat.gateway.request import Server
 from qanat.ids import TunnelID
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.pki.material import CertificateRefused, load_certificate
 
 log = get_logger("qanat.gateway")

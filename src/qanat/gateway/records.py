@@ -16,7 +16,7 @@ from typing import Protocol
 
 from qanat.api.internal import Change, TunnelRecord
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 FOLLOWED_LIFETIME = 60.0

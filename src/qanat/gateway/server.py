@@ -33,7 +33,7 @@ from qanat.gateway.models import Models
 from qanat.gateway.oauth.vaults import Vaults
 from qanat.gateway.reach import Reach
 from qanat.gateway.tool_cache import ToolCache
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 

@@ -23,7 +23,7 @@ from qanat.gateway.request import MessagesRequest, Server
 from qanat.gateway.results import ToolResult, failed
 from qanat.gateway.tool_cache import ToolCache
 from qanat.gateway.tools import Listing
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 

@@ -32,6 +32,16 @@ _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~\x80-\x
 _STATUS_LINE: Final = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
+# What a reader is about to read. Numbers, because keeping its method instead costs an object each time.
+_NOTHING: Final = 0
+_HEAD: Final = 1
+_LENGTH: Final = 2
+_UNTIL_CLOSE: Final = 3
+_CHUNK_LINE: Final = 4
+_CHUNK: Final = 5
+_CHUNK_END: Final = 6
+_TRAILERS: Final = 7
+
 
 class Framing(Enum):
     """How the end of a body is known (RFC 9112 section 6.3)."""
@@ -151,20 +161,21 @@ class MessageReader(Codec[HTTPEvent]):
         """What waits for the rest of a head, or for `next_message`."""
         self._scanned = 0
         """How many of the first bytes hold no beginning of a block's end."""
-        self._state = self._read_head
+        self._state = _HEAD
         self._remaining = 0
         self._last_head = b""
+        """The last head, with the empty line behind it."""
         self._last: RequestReceived | ResponseReceived | None = None
         """What the last head was read as."""
 
     @property
     def idle(self) -> bool:
         """Whether no message has begun."""
-        return self._state == self._read_head and not self.waiting
+        return self._state == _HEAD and not self.waiting
 
     def next_message(self) -> None:
         """The message that ended has been dealt with: read the next one, beginning with what is here already."""
-        self._state = self._read_head
+        self._state = _HEAD
         if self.waiting:
             self.receive_data(b"")
 
@@ -178,7 +189,7 @@ class MessageReader(Codec[HTTPEvent]):
         position = 0
         try:
             while position < len(data):
-                reached = self._state(data, position)
+                reached = self._step(data, position)
                 if reached < 0:
                     break
                 position = reached
@@ -191,35 +202,50 @@ class MessageReader(Codec[HTTPEvent]):
 
     def receive_eof(self) -> None:
         """The peer ended its direction: the end of a body that only its end delimits. Raises `UnexpectedEnd`."""
-        if self._state == self._read_until_close:
+        if self._state == _UNTIL_CLOSE:
             self._end()
-        elif self._state != self._wait and not self.idle:
+        elif self._state != _NOTHING and not self.idle:
             raise UnexpectedEnd("HTTP message")
 
-    # States: each takes the data and a position, and returns how far it got, or -1 when it needs more.
+    # Each takes the data and a position, and returns how far it got, or -1 when it needs more.
 
-    def _wait(self, data: bytes, position: int) -> int:
+    def _step(self, data: bytes, position: int) -> int:
+        state = self._state
+        if state == _HEAD:
+            return self._read_head(data, position)
+        if state == _LENGTH:
+            return self._read_length(data, position)
+        if state == _CHUNK_LINE:
+            return self._read_chunk_size(data, position)
+        if state == _CHUNK:
+            return self._read_chunk(data, position)
+        if state == _CHUNK_END:
+            return self._read_chunk_end(data, position)
+        if state == _TRAILERS:
+            return self._read_trailers(data, position)
+        if state == _UNTIL_CLOSE:
+            return self._read_until_close(data, position)
         return -1
 
     def _read_head(self, data: bytes, position: int) -> int:
-        end = data.find(b"\r\n\r\n", position + self._scanned)
-        if end < 0:
-            self._check_incomplete(data, position)
-            self._scanned = max(len(data) - position - 3, 0)
-            return -1
-        self._scanned = 0
-        head = data[position:end]
         event = self._last
-        if event is None or head != self._last_head:
-            event = self._parse_head(head)
+        end = position + len(self._last_head)
+        if event is None or data[position:end] != self._last_head:
+            end = data.find(b"\r\n\r\n", position + self._scanned) + 4
+            if end < 4:
+                self._check_incomplete(data, position)
+                self._scanned = max(len(data) - position - 3, 0)
+                return -1
+            event = self._parse_head(data[position:end])
+        self._scanned = 0
         self._events.append(event)
         self._begin_body(event)
-        return end + 4
+        return end
 
     def _parse_head(self, head: bytes) -> RequestReceived | ResponseReceived:
-        if len(head) > MAX_HEAD:
+        if len(head) > MAX_HEAD + 4:
             raise HTTPViolation("header block too large", 431)
-        start_line, more, block = head.partition(b"\r\n")
+        start_line, more, block = head[:-4].partition(b"\r\n")
         if len(start_line) > MAX_START_LINE:
             raise HTTPViolation("start line too long", self.start_line_too_long)
         event = self._take_head(start_line, parse_block(block) if more else Fields((), {}))
@@ -241,18 +267,18 @@ class MessageReader(Codec[HTTPEvent]):
     def _begin_body(self, event: RequestReceived | ResponseReceived) -> None:
         framing = event.framing
         if event.length:
-            self._remaining, self._state = event.length, self._read_length
+            self._remaining, self._state = event.length, _LENGTH
         elif framing is NO_BODY or framing is Framing.LENGTH:
             if not event.informational:
                 self._end()
         elif framing is CHUNKED:
-            self._state = self._read_chunk_size
+            self._state = _CHUNK_LINE
         else:
-            self._state = self._read_until_close
+            self._state = _UNTIL_CLOSE
 
     def _end(self, trailers: Headers = ()) -> None:
         self._events.append(MessageEnded(trailers) if trailers else _ENDED)
-        self._state = self._wait
+        self._state = _NOTHING
 
     def _read_length(self, data: bytes, position: int) -> int:
         piece = data[position : position + self._remaining]
@@ -282,7 +308,7 @@ class MessageReader(Codec[HTTPEvent]):
         if _CHUNK_SIZE.fullmatch(size) is None:
             raise HTTPViolation("malformed chunk size")
         self._remaining = int(size, 16)
-        self._state = self._read_chunk if self._remaining else self._read_trailers
+        self._state = _CHUNK if self._remaining else _TRAILERS
         return end + 2
 
     def _read_chunk(self, data: bytes, position: int) -> int:
@@ -290,7 +316,7 @@ class MessageReader(Codec[HTTPEvent]):
         self._remaining -= len(piece)
         self._events.append(BodyReceived(piece))
         if not self._remaining:
-            self._state = self._read_chunk_end
+            self._state = _CHUNK_END
         return position + len(piece)
 
     def _read_chunk_end(self, data: bytes, position: int) -> int:
@@ -298,7 +324,7 @@ class MessageReader(Codec[HTTPEvent]):
             raise HTTPViolation("chunk longer than its size")
         if len(data) - position < 2:
             return -1
-        self._state = self._read_chunk_size
+        self._state = _CHUNK_LINE
         return position + 2
 
     def _read_trailers(self, data: bytes, position: int) -> int:
@@ -337,7 +363,7 @@ class ResponseReader(MessageReader):
     def __init__(self) -> None:
         super().__init__()
         self._method = b"GET"
-        self._state = self._wait
+        self._state = _NOTHING
 
     def expect(self, method: bytes) -> None:
         """A request with this method has been sent."""

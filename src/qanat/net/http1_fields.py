@@ -121,8 +121,8 @@ class Outgoing:
         if block.encoded is None:
             block.encoded = b"\r\n".join([*map(_join_field, block.lines), b""])
         own = b""
-        for line in self.own:
-            own += b"%b: %b\r\n" % line
+        for name, value in self.own:
+            own += b"%b: %b\r\n" % (name, value)
         return b"%b\r\n%b%b\r\n" % (start_line, block.encoded, own)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -65,6 +66,37 @@ class HandshakeGate:
             self._free += 1
 
 
+class _Turn:
+    """Sessions with something to send once this turn of the loop is over: one callback of the loop for all of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._sessions: deque[TLSLayer] = deque()
+
+    def add(self, session: TLSLayer) -> None:
+        if not self._sessions:
+            self.loop.call_soon(self._end)
+        self._sessions.append(session)
+
+    def _end(self) -> None:
+        try:
+            while self._sessions:
+                self._sessions.popleft().end_turn()
+        finally:
+            if self._sessions:  # one that fails takes no other with it
+                self.loop.call_soon(self._end)
+
+
+_of_thread: Final = threading.local()
+
+
+def _turn_of(loop: asyncio.AbstractEventLoop) -> _Turn:
+    turn: _Turn | None = getattr(_of_thread, "turn", None)
+    if turn is None or turn.loop is not loop:
+        turn = _of_thread.turn = _Turn(loop)
+    return turn
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)
 class TLSLayer(Layer):
     """One end of a TLS session; use `TLSServer` or `TLSClient`.
@@ -93,6 +125,7 @@ class TLSLayer(Layer):
         "_pumping",
         "_through",
         "_timer",
+        "_turn",
         "_unread",
         "_verify",
         "tls",
@@ -130,6 +163,7 @@ class TLSLayer(Layer):
     def connection_made(self, transport: Transport) -> None:
         self.below = transport
         self._loop = asyncio.get_running_loop()
+        self._turn = _turn_of(self._loop)
         self._timer = call_in(self._handshake_timeout, self._handshake_timed_out)
         if self._gate is None:
             self._step_handshake()
@@ -188,7 +222,7 @@ class TLSLayer(Layer):
             self._flush()
         else:
             self._flush_scheduled = True
-            self._loop.call_soon(self._end_turn)
+            self._turn.add(self)
 
     def write_through(self) -> None:
         self._through = True
@@ -333,7 +367,8 @@ class TLSLayer(Layer):
         except ssl.SSLError as error:
             self._fail(TLSFailed(*reason_of(error)))
 
-    def _end_turn(self) -> None:
+    def end_turn(self) -> None:
+        """Send what was written in this turn of the loop."""
         self._flush_scheduled = False
         self._flush()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from typing import Final
+from typing import Any, Final
 
 HEADER_SIZE: Final = 5
 RECORD_SIZE: Final = 16384
@@ -37,11 +37,13 @@ class TLSEngine:
     Every method raises `ssl.SSLError`, and only that. Belongs to the thread that made it.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "sealed", "tls")
+    __slots__ = ("_bare", "_incoming", "_outgoing", "sealed", "tls")
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None) -> None:
         self._incoming, self._outgoing = _buffers()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self._bare: Any = getattr(self.tls, "_sslobj", self.tls)
+        """What `SSLObject` wraps, or that itself where it wraps nothing: its `read` and `write` only add a call."""
         self.sealed = b""
 
     def handshake(self, ciphertext: bytes) -> bytes | None:
@@ -61,7 +63,7 @@ class TLSEngine:
         """The plaintext of one record; empty for the peer's close_notify, None for a message of TLS's own."""
         self._incoming.write(record)
         try:
-            plaintext: bytes = self.tls.read(RECORD_SIZE)  # a larger buffer costs several times more
+            plaintext: bytes = self._bare.read(RECORD_SIZE)  # a larger buffer costs several times more
         except ssl.SSLWantReadError:
             self._leave()
             return None
@@ -75,7 +77,7 @@ class TLSEngine:
     def seal(self, plaintext: bytes) -> None:
         """Encrypt."""
         try:
-            self.tls.write(plaintext)
+            self._bare.write(plaintext)
             self.sealed += self._outgoing.read()
         except BaseException:
             self._leave()

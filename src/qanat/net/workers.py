@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 VARIABLE = "QANAT_WORKER"
 """What the parent tells a worker: `index/count/descriptor`, the descriptor being a pipe that ends with the parent."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from qanat import __version__
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger, setup_logging
+from qanat.log import setup_logging
+from qanat.logger import get_logger
 from qanat.net.process import freeze_start, use_large_blocks
 from qanat.proxy.certificate import Certificate, load_certificate
 from qanat.proxy.config import ProxyConfig, parse_config, warnings

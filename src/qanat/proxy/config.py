@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from qanat.config import Duration, Section
 from qanat.errors import ConfigInvalid
-from qanat.log import Level
+from qanat.logger import Level
 from qanat.proxy.document import Document, explain, read_document
 from qanat.proxy.guard import PRIVATE, AddressGuard, InvalidNetwork, parse_network
 from qanat.proxy.policy.config import PolicyConfig

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import ClassVar
 
 from qanat.errors import QanatError
-from qanat.log import Level
+from qanat.logger import Level
 from qanat.net.http1_fields import Header
 
 

@@ -30,15 +30,15 @@ from qanat.proxy.errors import (
 from qanat.proxy.filtering import FilterRun
 from qanat.proxy.headers import (
     caller_headers,
+    given_request_id,
     may_name_an_origin,
     passing_trailers,
-    request_id_of,
     upstream_headers,
 )
 from qanat.proxy.incoming import IncomingRequest
 from qanat.proxy.record import CLIENT_LEFT, RequestRecord, log
 from qanat.proxy.rewrite import OriginRewriter
-from qanat.proxy.upstream import Upstream
+from qanat.proxy.upstream import ResponseListener, Upstream
 from qanat.proxy.watch import AnswerWatch, watch_answer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _ANSWERING: Final = _Stage.ANSWERING
 _OVER: Final = _Stage.OVER
 
 
-class Exchange:
+class Exchange(ResponseListener):
     """Made by the caller's side, which then calls `start`, `body_received`, `body_ended` and `caller_lost`.
 
     It calls `flush` when it has told what came in one piece: then that goes to the upstream in one piece, too.
@@ -68,7 +68,7 @@ class Exchange:
     def __init__(self, forwarder: Forwarder, caller: Caller, request: IncomingRequest, sni: str | None = None) -> None:
         self.request = request
         self._forwarder, self._caller, self._sni = forwarder, caller, sni
-        self._request_id = request_id_of(request.headers, forwarder.new_id)
+        self._request_id = given_request_id(request.headers) or forwarder.new_id()
         self.record = RequestRecord(request, self._request_id, forwarder.metrics)
         self._headers: Outgoing | None = None
         self._pending: list[bytes] = []

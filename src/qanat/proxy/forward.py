@@ -52,14 +52,14 @@ class Forwarder:
         if route.max_in_flight and route.in_flight >= route.max_in_flight:
             raise Overloaded
         route.in_flight += 1
-        self.metrics.in_flight.counts[(route.name,)] += 1
+        self.metrics.in_flight.step((route.name,))
 
     def leave(self, exchange: Exchange, route: Route | None) -> None:
         """The exchange is over."""
         self._exchanges.discard(exchange)
         if route is not None:
             route.in_flight -= 1
-            self.metrics.in_flight.counts[(route.name,)] -= 1
+            self.metrics.in_flight.step((route.name,), -1)
         if self._idle is not None and not self._exchanges:
             self._idle.set()
 

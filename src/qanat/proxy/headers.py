@@ -47,12 +47,12 @@ _MAX_PASSES: Final = 5
 """How often a request may have been here before it is taken for a loop."""
 
 
-def request_id_of(headers: Fields, new_id: Callable[[], str]) -> str:
-    """The caller's `X-Request-Id` if there is one of a harmless shape, else a new one."""
+def given_request_id(headers: Fields) -> str:
+    """The caller's `X-Request-Id` if there is one of a harmless shape."""
     given = headers.by_name.get(b"x-request-id")
     if given and len(given) == 1 and _REQUEST_ID.fullmatch(text := given[0].decode("latin-1")):
         return text
-    return new_id()
+    return ""
 
 
 def upstream_headers(
@@ -122,7 +122,13 @@ def _passing_to_caller(headers: Fields) -> list[Header]:
 
 def may_name_an_origin(headers: Fields) -> bool:
     """Whether `caller_headers` has a use for `rewrite`."""
-    return not _REWRITTEN.isdisjoint(headers.by_name)
+    by_name = headers.by_name
+    return (
+        b"location" in by_name
+        or b"content-location" in by_name
+        or b"refresh" in by_name
+        or b"www-authenticate" in by_name
+    )
 
 
 def passing_trailers(trailers: Headers) -> Headers:

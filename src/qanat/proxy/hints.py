@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.proxy.routes import Authority
 
 if TYPE_CHECKING:

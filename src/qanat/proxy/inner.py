@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable
 
 from qanat.errors import ProtocolError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.alarm import call_in
 from qanat.net.errors import TLSFailed
 from qanat.net.layer import Layer

@@ -55,7 +55,7 @@ class ProxyMetrics:
 
     def count_request(self, route: str, method: bytes, status: int, duration: float, ttfb: float) -> None:
         """A request is over. Times are seconds; `ttfb` is 0 when no answer came."""
-        self.requests.counts[route, _METHODS.get(method, "other"), status] += 1
+        self.requests.step((route, _METHODS.get(method, "other"), status))
         self.seconds.observe(route, duration)
         if ttfb:
             self.ttfb.observe(route, ttfb)

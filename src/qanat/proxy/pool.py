@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
+
+from mypy_extensions import mypyc_attr
 
 from qanat.proxy.dial import Destination, Dialler
 from qanat.proxy.errors import Overloaded
@@ -13,31 +16,34 @@ from qanat.proxy.upstream import Upstream, UpstreamConnection
 
 TRUSTED_FOR: Final = 1.0
 """Seconds after an answer for which a connection is taken to be open still, without asking the system."""
+_now: Final = time.monotonic
 
 
-class Pool(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Pool(ABC):
     """Where a route's exchanges get something to talk to. `open` counts what is there, busy or idle."""
 
-    open: int
+    def __init__(self) -> None:
+        self.open = 0
 
+    @abstractmethod
     def take(self) -> Upstream | None:
         """Something that is ready now."""
-        ...
 
+    @abstractmethod
     async def connect(self) -> Upstream:
         """Something new. Raises `ProxyError`."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Begin to end what is idle."""
-        ...
 
+    @abstractmethod
     async def wait_closed(self) -> None:
         """Return when nothing needs to be waited for any more."""
-        ...
 
 
-class UpstreamPool:
+class UpstreamPool(Pool):
     """Hands out idle connections, youngest first, and dials new ones.
 
     A connection that has been idle for `idle_timeout` seconds is closed rather than used: servers close theirs after
@@ -46,8 +52,8 @@ class UpstreamPool:
     """
 
     def __init__(self, dialler: Dialler, destination: Destination, limit: int, idle_timeout: float) -> None:
+        super().__init__()
         self.destination = destination
-        self.open = 0
         self._dialler, self._limit, self._idle_timeout = dialler, limit, idle_timeout
         self._idle: list[UpstreamConnection] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -56,7 +62,7 @@ class UpstreamPool:
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection that is still good."""
-        now = time.monotonic()
+        now = _now()
         while self._idle:
             connection = self._idle.pop()
             idle_for, connection.idle_since = now - connection.idle_since, 0.0
@@ -96,20 +102,20 @@ class UpstreamPool:
 
     def _lose(self, connection: UpstreamConnection) -> None:
         self.open -= 1
-        if time.monotonic() - connection.idle_since < TRUSTED_FOR:
+        if _now() - connection.idle_since < TRUSTED_FOR:
             self._trusted_for = 0.0
 
     def _give_back(self, connection: UpstreamConnection) -> None:
         if self._closed or self._idle_timeout <= 0:
             connection.close()
             return
-        connection.idle_since = time.monotonic()
+        connection.idle_since = _now()
         self._idle.append(connection)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(self._idle_timeout, self._sweep)
 
     def _sweep(self) -> None:
-        horizon = time.monotonic() - self._idle_timeout
+        horizon = _now() - self._idle_timeout
         while self._idle and self._idle[0].idle_since <= horizon:
             self._idle.pop(0).close()
         loop = asyncio.get_running_loop()

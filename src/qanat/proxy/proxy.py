@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.http1_fields import Header
 from qanat.net.tls import HandshakeGate
 from qanat.net.transport import Receiver

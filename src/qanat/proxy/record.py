@@ -7,8 +7,8 @@ import secrets
 import time
 from typing import Final
 
-from qanat.log import get_logger
-from qanat.log_lines import THREE_DIGITS, quote
+from qanat.log_lines import decimal, milliseconds, quote
+from qanat.logger import get_logger
 from qanat.net.http1_fields import Remembering
 from qanat.proxy.errors import ProxyError
 from qanat.proxy.filters import RequestOutcome
@@ -17,6 +17,7 @@ from qanat.proxy.metrics import ProxyMetrics
 
 log: Final = get_logger("qanat.proxy")
 CLIENT_LEFT: Final = 499
+_now: Final = time.monotonic
 _HASH_KEY: Final = secrets.token_bytes(32)
 
 
@@ -26,12 +27,6 @@ def _hash(session: bytes) -> str:
 
 
 _SESSION_HASHES: Final = Remembering(_hash)
-
-
-def _milliseconds(seconds: float) -> str:
-    """To three places: `0.042`."""
-    micros = int(seconds * 1e6 + 0.5)
-    return f"{micros // 1000}.{THREE_DIGITS[micros % 1000]}"
 
 
 class RequestRecord:
@@ -56,7 +51,7 @@ class RequestRecord:
     def __init__(self, request: IncomingRequest, request_id: str, metrics: ProxyMetrics) -> None:
         self.request, self.request_id = request, request_id
         self._metrics = metrics
-        self._started, self._ttfb = time.monotonic(), 0.0
+        self._started, self._ttfb = _now(), 0.0
         self.route, self.upstream, self.error_type = "", "", ""
         self.status = self.bytes_in = self.bytes_out = 0
         self._members = ""
@@ -74,7 +69,7 @@ class RequestRecord:
     def answered(self, status: int) -> None:
         """The answer's head is here."""
         self.status = status
-        self._ttfb = time.monotonic() - self._started
+        self._ttfb = _now() - self._started
 
     def failed(self, error: ProxyError) -> None:
         """Say in the log what the caller is not told."""
@@ -87,15 +82,15 @@ class RequestRecord:
 
     def finish(self) -> None:
         """The exchange is over."""
-        duration = self._duration = time.monotonic() - self._started
+        duration = self._duration = _now() - self._started
         self._count(duration)
         if self._members:
             error_type = quote(self.error_type) if self.error_type else "null"
             log.members(
                 "request finished",
-                f'{self._members}, "status": {self.status}, "bytes_in": {self.bytes_in}, '
-                f'"bytes_out": {self.bytes_out}, "duration_ms": {_milliseconds(duration)}, '
-                f'"ttfb_ms": {_milliseconds(self._ttfb)}, "error_type": {error_type}',
+                f'{self._members}, "status": {decimal(self.status)}, "bytes_in": {decimal(self.bytes_in)}, '
+                f'"bytes_out": {decimal(self.bytes_out)}, "duration_ms": {milliseconds(duration)}, '
+                f'"ttfb_ms": {milliseconds(self._ttfb)}, "error_type": {error_type}',
             )
 
     @property

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger, set_level
+from qanat.log import set_level
+from qanat.logger import get_logger
 from qanat.proxy.certificate import Certificate, days_left, digest_files, load_certificate
 from qanat.proxy.config import ProxyConfig
 from qanat.proxy.proxy import Proxy

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.transport import as_protocol
 from qanat.proxy.admin import start_admin
 from qanat.proxy.certificate import Certificate, load_certificate

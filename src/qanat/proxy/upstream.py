@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import select
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+
+from mypy_extensions import mypyc_attr
 
 from qanat.errors import ProtocolError
 from qanat.net.http1 import (
@@ -24,54 +26,78 @@ from qanat.net.transport import Transport
 from qanat.proxy.errors import ProxyError, UpstreamBroken, UpstreamNotTrusted
 
 
-class ResponseListener(Protocol):
+class ResponseListener(ABC):
     """Who asked: hears the answer as it comes. Nothing follows `response_ended` or `upstream_lost`."""
 
+    @abstractmethod
     def response_received(self, response: ResponseReceived) -> None:
         """A head: any number of informational ones, then the real one."""
 
+    @abstractmethod
     def response_body(self, data: bytes) -> None:
         """A piece of the body."""
 
+    @abstractmethod
     def response_ended(self, trailers: Headers) -> None:
         """The answer is complete."""
 
+    @abstractmethod
     def flush_answer(self) -> None:
         """That is all for now: pass on what has been told. Not called after the end."""
 
+    @abstractmethod
     def upstream_lost(self, error: ProxyError) -> None:
         """The connection ended or made no sense before the answer was complete."""
 
+    @abstractmethod
     def upstream_full(self) -> None:
         """The upstream takes no more of the request for now."""
 
+    @abstractmethod
     def upstream_drained(self) -> None:
         """It takes more again."""
 
 
-class Upstream(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Upstream(ABC):
     """What an exchange talks to: a connection, or a program that the proxy runs. Nothing is sent before `flush`."""
 
+    @abstractmethod
     def send_request(
         self, listener: ResponseListener, method: bytes, target: bytes, headers: Outgoing, framing: Framing
-    ) -> None: ...
+    ) -> None:
+        """Send a request's head. `headers` hold no framing but `Content-Length`, and are the upstream's now."""
 
-    def send_body(self, data: bytes) -> None: ...
+    @abstractmethod
+    def send_body(self, data: bytes) -> None:
+        """Send a piece of the request's body."""
 
-    def end_body(self, trailers: Headers) -> None: ...
+    @abstractmethod
+    def end_body(self, trailers: Headers) -> None:
+        """The request is complete."""
 
-    def flush(self) -> None: ...
+    @abstractmethod
+    def flush(self) -> None:
+        """Send what has come together."""
 
-    def pause_reading(self) -> None: ...
+    @abstractmethod
+    def pause_reading(self) -> None:
+        """The caller takes no more for now."""
 
-    def resume_reading(self) -> None: ...
+    @abstractmethod
+    def resume_reading(self) -> None:
+        """The caller takes more again."""
 
-    def abort(self) -> None: ...
+    @abstractmethod
+    def abort(self) -> None:
+        """Give up: the caller is gone."""
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self) -> None:
+        """It will not be needed again."""
 
 
-class UpstreamConnection:
+class UpstreamConnection(Upstream):
     """The client's end of one HTTP/1.1 connection."""
 
     transport: Transport

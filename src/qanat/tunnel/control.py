@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.tunnel.connection import (
     ConnectionLost,
     ConnectorInfo,

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from qanat.errors import ProtocolError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.transport import Transport
 from qanat.tunnel.configuration import Answer, encode_configuration_result, parse_configuration_result
 from qanat.tunnel.connection import (

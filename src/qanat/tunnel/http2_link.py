@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from qanat.errors import ProtocolError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER, Layer
 from qanat.net.transport import Receiver, Transport
 from qanat.tunnel.connection import ConnectionLost, StreamReset
@@ -380,9 +380,9 @@ class Link(ABC):
     def _dispatch(self) -> None:
         streams = self.streams
         for event in self.codec.events_received():
-            if type(event) is h2.DataReceived and (stream := streams.get(event[0])) is not None:
+            if isinstance(event, h2.DataReceived) and (stream := streams.get(event.stream_id)) is not None:
                 try:
-                    stream.data_received(event[1])
+                    stream.data_received(event.data)
                 except Exception:
                     self._broken(stream)
             else:

@@ -14,7 +14,7 @@ from qh3.quic import events
 from qh3.quic.connection import NetworkAddress
 
 from qanat.errors import ProtocolError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER
 from qanat.net.transport import Receiver
 from qanat.tunnel.connection import ConnectionLost, StreamReset

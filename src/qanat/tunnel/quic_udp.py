@@ -11,7 +11,7 @@ from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import NetworkAddress
 from qh3.quic.packet import QuicPacketType, QuicProtocolVersion, encode_quic_version_negotiation
 
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.tunnel.connection import Registrar, StreamHandler
 from qanat.tunnel.quic import QUICConnectorConnection, QUICEdgeConnection
 from qanat.tunnel.quic_engine import Engine, client_configuration, server_configuration

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -40,6 +41,9 @@ _PING: Final = 9
 _PONG: Final = 10
 _FIN: Final = 0x80
 _MASKED: Final = 0x80
+_pack_short: Final = struct.Struct("!BB").pack
+_pack_medium: Final = struct.Struct("!BBH").pack
+_pack_long: Final = struct.Struct("!BBQ").pack
 
 
 @dataclass(init=False)  # not frozen: one is made for each frame, and a frozen one costs thrice
@@ -156,7 +160,9 @@ class WebSocketCodec(Codec[WebSocketEvent]):
             return 0
         if (end != start) == (self._next_mask is not None):
             raise WebSocketViolation("frame not masked by its client" if end == start else "frame masked by a server")
-        if size >= 126:
+        if size == 126:
+            size = data[position + 2] << 8 | data[position + 3]
+        elif size == 127:
             size = int.from_bytes(data[position + 2 : start], "big")
             if size >> 63:
                 raise WebSocketViolation("frame length has its top bit set")
@@ -186,8 +192,8 @@ class WebSocketCodec(Codec[WebSocketEvent]):
         if data:
             if self._mask:
                 data = apply_mask(data, self._mask)
-                turn = size % 4
-                self._mask = self._mask[turn:] + self._mask[:turn]
+                if self._remaining and (turn := size % 4):
+                    self._mask = self._mask[turn:] + self._mask[:turn]
             self._events.append(PayloadReceived(data))
         if not self._remaining:
             self._remaining = -1
@@ -210,11 +216,11 @@ class WebSocketCodec(Codec[WebSocketEvent]):
         size = len(payload)
         mask_bit = 0 if self._next_mask is None else _MASKED
         if size < 126:
-            header = bytes((_FIN | opcode, mask_bit | size))
+            header = _pack_short(_FIN | opcode, mask_bit | size)
         elif size < 65536:
-            header = bytes((_FIN | opcode, mask_bit | 126)) + size.to_bytes(2, "big")
+            header = _pack_medium(_FIN | opcode, mask_bit | 126, size)
         else:
-            header = bytes((_FIN | opcode, mask_bit | 127)) + size.to_bytes(8, "big")
+            header = _pack_long(_FIN | opcode, mask_bit | 127, size)
         self._outgoing.append(header)
         if self._next_mask is not None:
             key = self._next_mask()

@@ -16,7 +16,7 @@ from qanat.api.internal import Event
 from qanat.control.operations.context import Context
 from qanat.control.store.database import insert_new
 from qanat.control.store.tables import FirstTimeRow
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 USE = "use"
 _Key = tuple[str, str]

@@ -24,7 +24,7 @@ from qanat.control.store.tables import (
     TrafficRow,
     UsedAssertionRow,
 )
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 POLL_INTERVAL = 30.0
 PRUNE_INTERVAL = 3600.0

@@ -18,7 +18,7 @@ from qanat.control.fetching import Fetcher, FetchFailed
 from qanat.control.operations.context import Context
 from qanat.control.operations.issuers import issuer_ca
 from qanat.control.store.tables import IssuerRow
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 FRESH = timedelta(minutes=15)
 BELIEVED = timedelta(hours=24)

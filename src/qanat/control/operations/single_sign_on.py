@@ -45,7 +45,7 @@ from qanat.control.operations.console_sessions import ConsoleSessions, Opening, 
 from qanat.control.operations.context import Actor, Context, audit
 from qanat.control.store.tables import OrganizationRow
 from qanat.errors import ConfigInvalid
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 FRESH, BELIEVED = 15 * 60.0, 24 * 3600.0
 UNKNOWN_KEY_INTERVAL, FAILURE_INTERVAL = 60.0, 5.0

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qanat.clock import Clock
 from qanat.control.errors import Invalid, NotFound, Refused, TooLarge
 from qanat.control.metrics import Metrics
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 MAX_BODY = 64 * 1024
 MAX_TOKEN_BODY = 128 * 1024

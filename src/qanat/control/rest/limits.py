@@ -10,7 +10,7 @@ from qanat.clock import Clock
 from qanat.control.config import Limits
 from qanat.control.errors import RateLimited
 from qanat.control.metrics import Metrics
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.control")
 MAX_KEYS = 20_000

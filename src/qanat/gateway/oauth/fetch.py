@@ -13,7 +13,7 @@ from qanat.gateway.egress import DirectTransport, EgressPolicy
 from qanat.gateway.mcp_link import is_encoded
 from qanat.gateway.oauth.model import SignInFailed
 from qanat.gateway.reach import Reach, Unreachable, describe
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 MAX_BODY = 256 * 1024

@@ -19,7 +19,7 @@ from qanat.gateway.oauth.model import AuthMethod, OAuthClient, SignInFailed
 from qanat.gateway.oauth.tunnel_config import TunnelOAuth, default_method
 from qanat.gateway.oauth.vaults import Redirect, SignIn, Vaults, Wish
 from qanat.gateway.request import Token
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 CheckURL = Callable[[str], None]

@@ -32,7 +32,7 @@ from qanat.gateway.oauth.store import Key, Registration, Store, Stored, load_mas
 from qanat.gateway.oauth.token_endpoint import RefreshRefused
 from qanat.gateway.oauth.tunnel_config import TunnelOAuth, problems
 from qanat.gateway.reach import Reach
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 MAX_SIGN_INS = 1000

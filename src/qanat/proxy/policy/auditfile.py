@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.proxy.policy.audit import Chain
 
 MAX_PENDING = 10_000

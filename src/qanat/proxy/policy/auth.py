@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.net.http1_fields import Header, values
 from qanat.proxy.errors import BadRequest, Reply
 from qanat.proxy.filters import FilteredRequest

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jwt
 
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 from qanat.proxy.policy.token import TokenRefused
 
 FRESH_FOR = 600.0

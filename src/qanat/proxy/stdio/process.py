@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from qanat.errors import QanatError
-from qanat.log import get_logger
+from qanat.logger import get_logger
 
 MAX_LINE = 16 * 1024 * 1024
 """Bytes of one line a child may write."""

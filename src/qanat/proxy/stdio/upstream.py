@@ -11,14 +11,15 @@ from http import HTTPStatus
 from qanat.net.http1 import Framing, ResponseReceived
 from qanat.net.http1_fields import Fields, Header, Headers, Outgoing
 from qanat.proxy.errors import UpstreamBroken
+from qanat.proxy.pool import Pool
 from qanat.proxy.stdio.route import StdioConfig, StdioRequest, StdioRoute
-from qanat.proxy.upstream import ResponseListener
+from qanat.proxy.upstream import ResponseListener, Upstream
 
 MAX_BODY = 4 * 1024 * 1024
 """Bytes of a request's body: a JSON-RPC message is read whole. The SDKs' servers have the same limit."""
 
 
-class StdioUpstream:
+class StdioUpstream(Upstream):
     """One exchange with a stdio route."""
 
     reused = False
@@ -141,12 +142,12 @@ class StdioUpstream:
                 self._listener = listener  # the caller is slow: what is held goes out when it resumes
 
 
-class StdioPool:
+class StdioPool(Pool):
     """The pool of a stdio route: nothing is ever idle, and closing it ends the children."""
 
     def __init__(self, config: StdioConfig) -> None:
+        super().__init__()
         self.route = StdioRoute(config)
-        self.open = 0
         self._closing: asyncio.Task[None] | None = None
 
     def take(self) -> StdioUpstream | None:

@@ -33,7 +33,6 @@ from qanat.wire.http2.frames import (
     ACK,
     END_HEADERS,
     END_STREAM,
-    FRAME_HEADER,
     HEADER_SIZE,
     MAX_FRAME_SIZE,
     MAX_STREAM_ID,
@@ -55,7 +54,6 @@ from qanat.wire.http2.header_encoding import KNOWN_NAMES
 from qanat.wire.http2.headers import Malformed, check_request, check_response, check_trailers, join_cookies
 from qanat.wire.http2.sending import Stream
 
-_new: Final = tuple.__new__
 MAX_CONTINUATIONS: Final = 64
 """CONTINUATION frames of one header block."""
 
@@ -119,13 +117,16 @@ class HTTP2Connection(Endpoint):
         streams, events = self._streams, self._events
         self._needed = HEADER_SIZE
         while end - position >= HEADER_SIZE:
-            word, flags, stream_id = FRAME_HEADER.unpack_from(data, position)
-            length = word >> 8
+            # Byte by byte: native code does that in a tenth of what `unpack_from` takes.
+            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
+            kind, flags = data[position + 3], data[position + 4]
+            stream_id = (data[position + 5] & 0x7F) << 24 | data[position + 6] << 16
+            stream_id |= data[position + 7] << 8 | data[position + 8]
             if length > limit:
                 raise HTTP2Error("frame too large", ErrorCode.FRAME_SIZE_ERROR)
             start = position + HEADER_SIZE
             position = start + length
-            if word & 0xFF == 0 and length and not flags and self._block is None:
+            if kind == 0 and length and not flags and self._block is None:
                 stream = streams.get(stream_id)  # the common case, inline: payload on an open stream
                 if stream is not None and stream.remote_open and stream.has_head and stream.expected is None:
                     self._receive_window -= length
@@ -133,7 +134,7 @@ class HTTP2Connection(Endpoint):
                     if self._receive_window < 0 or stream.receive_window < 0:
                         raise HTTP2Error("flow-control window exceeded", ErrorCode.FLOW_CONTROL_ERROR)
                     if position <= end:
-                        events.append(_new(DataReceived, (stream_id, data[start:position])))
+                        events.append(DataReceived(stream_id, data[start:position]))
                         continue
                     self._data_left, self._data_stream = position - end, stream_id
                     if start < end:
@@ -142,7 +143,7 @@ class HTTP2Connection(Endpoint):
             if position > end:
                 self._needed = HEADER_SIZE + length
                 return data[start - HEADER_SIZE :]
-            self._receive_frame(word & 0xFF, flags, stream_id & MAX_STREAM_ID, data[start:position])
+            self._receive_frame(kind, flags, stream_id, data[start:position])
         return data[position:]
 
     def _receive_more_data(self, data: bytes) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import hpack
@@ -38,16 +37,12 @@ class Endpoint(Codec[Event]):
     `capped` limits each stream's unacknowledged bytes (see `sending`); for peers whose credit follows their local side.
     """
 
-    send_data: Callable[[int, bytes], int]
-    """Send payload on a stream; what it returns and ignores says `Sender.send`."""
-
     def __init__(self, client: bool, settings: Settings | None = None, capped: bool = False) -> None:
         super().__init__()
         self.client = client
         self.settings = settings or Settings()
         self._streams: dict[int, Stream] = {}
         self._sender = Sender(self._streams, capped)
-        self.send_data = self._sender.send
         self._frames = self._sender.outgoing
         self._events = self._sender.events
         self._encoder, self._decoder = HeaderEncoder(), hpack.Decoder(self.settings.max_header_list_size)
@@ -87,6 +82,10 @@ class Endpoint(Codec[Event]):
         self._frames.append(header_frames(stream_id, block, end_stream, self._sender.max_frame_size))
         if end_stream:
             self._finish_sending(stream)
+
+    def send_data(self, stream_id: int, data: bytes) -> int:
+        """Send payload on a stream; what it returns and ignores says `Sender.send`."""
+        return self._sender.send(stream_id, data)
 
     def end_stream(self, stream_id: int, trailers: Headers = ()) -> None:
         """End our side after what is queued."""

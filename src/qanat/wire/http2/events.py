@@ -8,12 +8,11 @@ point. `StreamClosed` follows once our own side is done too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 Headers = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RequestReceived:
     """A stream opened by the client; `is_bare` when it ends with its head."""
 
@@ -22,7 +21,7 @@ class RequestReceived:
     is_bare: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InformationalReceived:
     """A 1xx answer; the final one follows."""
 
@@ -30,7 +29,7 @@ class InformationalReceived:
     headers: Headers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResponseReceived:
     """The final answer's head."""
 
@@ -38,7 +37,8 @@ class ResponseReceived:
     headers: Headers
 
 
-class DataReceived(NamedTuple):  # one is made for each frame: `tuple.__new__` is several times cheaper than a dataclass
+@dataclass(init=False)  # not frozen: one is made for each frame, and a frozen one costs thrice
+class DataReceived:
     """Payload as it came, of a large frame in pieces.
 
     `acknowledge(stream_id, len(data))` once it has been taken, or the peer's window closes.
@@ -47,8 +47,11 @@ class DataReceived(NamedTuple):  # one is made for each frame: `tuple.__new__` i
     stream_id: int
     data: bytes
 
+    def __init__(self, stream_id: int, data: bytes) -> None:
+        self.stream_id, self.data = stream_id, data
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class TrailersReceived:
     """Trailers; `StreamEnded` follows."""
 
@@ -56,14 +59,14 @@ class TrailersReceived:
     headers: Headers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamEnded:
     """The peer sends no more on this stream."""
 
     stream_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamReset:
     """The stream is gone, all queued data with it."""
 
@@ -73,33 +76,33 @@ class StreamReset:
     """False when we reset it because of what the peer sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamClosed:
     """Both sides have ended cleanly, and all we sent is out."""
 
     stream_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QueueDrained:
     """As asked by `notify_below`: the stream's queue has fallen low enough to write more."""
 
     stream_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SettingsReceived:
     """The peer's settings are in force."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PingAcknowledged:
     """The answer to our PING."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GoAwayReceived:
     """The peer will process no stream above `last_stream_id`, and wants no new ones."""
 

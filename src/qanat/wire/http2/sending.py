@@ -22,6 +22,7 @@ TURN: Final = 64 * 1024
 """Bytes a stream may send before the next one's turn."""
 SMALL: Final = 1024
 """Bytes below which queued writes are joined."""
+_pack_header: Final = FRAME_HEADER.pack
 FLUSH_SIZE: Final = 256 * 1024
 """Queued bytes turned into frames at once; the socket is asked in between whether it takes more."""
 
@@ -111,7 +112,8 @@ class Sender:
             stream.send_window -= size
             stream.allowance -= size
             self.window -= size
-            self.outgoing += (FRAME_HEADER.pack(size << 8, 0, stream_id), data)
+            self.outgoing.append(_pack_header(size << 8, 0, stream_id))
+            self.outgoing.append(data)
         elif size:
             if stream.queue is None:
                 stream.queue = deque()
@@ -177,7 +179,7 @@ class Sender:
         self.window -= size
         last = stream.end_queued and not stream.queue
         plain_end = last and not stream.trailers
-        self.outgoing.append(FRAME_HEADER.pack(size << 8, END_STREAM if plain_end else 0, stream.id))
+        self.outgoing.append(_pack_header(size << 8, END_STREAM if plain_end else 0, stream.id))
         self.outgoing.extend(pieces)
         if last:
             self.ended.append(stream)
