@@ -43,7 +43,7 @@ def calls(sessions: int, count: int) -> dict[str, Any]:
 
 
 WORKLOADS = {
-    "calls, 1 session": Workload(calls(1, 2000), quick=True),
+    "calls, 1 session": Workload(calls(1, 2000), quick=True, turns=5),
     "calls, 4 sessions": Workload(calls(4, 6000)),
     "calls, 32 sessions": Workload(calls(32, 6000), quick=True, turns=5),
     "calls, 128 sessions": Workload(calls(128, 12000)),
