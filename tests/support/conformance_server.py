@@ -88,7 +88,8 @@ def _add_conversing_tools(server: MCPServer) -> None:
     @server.tool(structured_output=False)
     async def test_sampling(prompt: str, ctx: Context[Any, Any]) -> str:
         message = types.SamplingMessage(role="user", content=_text(prompt))
-        answer = await ctx.session.create_message(messages=[message], max_tokens=100)
+        # Beside the call: the stream for everything else may not be open yet, and what is sent there then is lost.
+        answer = await ctx.session.create_message([message], max_tokens=100, related_request_id=ctx.request_id)
         return f"LLM response: {answer.content}"
 
     @server.tool(structured_output=False)
