@@ -48,19 +48,15 @@ def test_the_documented_file_loads() -> None:
     assert config.listen_addr == ("", 8080)
     assert config.shutdown_timeout == timedelta(seconds=30)
     assert str(config.routes["echo"].upstream) == "http://hello-mcp:9000"
-    assert [str(network) for network in config.upstream.allowed_ips] == [
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "192.168.1.5/32",
-    ]
+    assert config.upstream.guard.describe() == "10.0.0.0/8,100.64.0.0/10,192.168.1.5/32"
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
     config = parse(MINIMAL + "routes: {a.b: 'http://x:1'}")
     assert config.log_level == "info"
     assert config.shutdown_timeout == timedelta(seconds=30)
-    networks = [str(network) for network in config.upstream.allowed_ips]
-    assert networks == ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
+    assert config.upstream.ip_families == ("ipv4",)
+    assert config.upstream.guard.describe() == "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
     assert not config.upstream.tls.include_system_cas
     assert not config.reload.enabled
     assert config.admin is None
@@ -124,7 +120,12 @@ def test_bare_keys_need_a_tunnel_domain_from_the_file_or_the_flag() -> None:
 
 @pytest.mark.parametrize(("line", "message"), [
     ("upstream: {allowed_ips: [10.0.0.0/8, 10.0.0.0/33]}", 'upstream.allowed_ips[1]: invalid IP or CIDR "10.0.0.0/33"'),
-    ("upstream: {allowed_ips: ['fc00::/7']}", 'upstream.allowed_ips[0]: invalid IP or CIDR "fc00::/7"'),
+    ("upstream: {allowed_ips: ['fc00::/129']}", 'upstream.allowed_ips[0]: invalid IP or CIDR "fc00::/129"'),
+    ("upstream: {allowed_ips: [10.0.0.0/8, 'fd00::/8']}",
+     "upstream.allowed_ips[1]: fd00::/8 is IPv6: add ipv6 to upstream.ip_families"),
+    ("upstream: {ip_families: []}", "upstream.ip_families: "),
+    ("upstream: {ip_families: [ipv6, ipv6]}", "upstream.ip_families: each family once"),
+    ("upstream: {ip_families: [ipv5]}", "upstream.ip_families.0: Input should be 'ipv4' or 'ipv6'"),
     ("upstreem: {}", 'unknown field "upstreem" (did you mean "upstream"?)'),
     ("upstream: {alowed_ips: []}", 'unknown field "upstream.alowed_ips" (did you mean "allowed_ips"?)'),
     ("shutdown_timeout: 30", "shutdown_timeout: invalid duration \"30\""),
@@ -213,8 +214,51 @@ def test_what_is_allowed_but_seldom_meant_is_warned_about() -> None:
     assert "0.0.0.0/0 is very wide" in text
     assert "no CA is trusted" in text
     assert "more than one label" in text
+    assert "leads to an address" not in text
     off = parse(MINIMAL + "routes: {a.b: 'http://x:1'}\nupstream: {disable_ip_validation: true}\n")
     assert any("DISABLED" in sentence for sentence in warnings(off))
+
+
+@pytest.mark.parametrize(("families", "private"), [
+    ("[ipv4]", "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"),
+    ("[ipv6]", "fc00::/7"),
+    ("[ipv4, ipv6]", "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"),
+])  # fmt: skip
+def test_the_private_networks_are_those_of_the_families(families: str, private: str) -> None:
+    config = parse(f"{MINIMAL}routes: {{a.b: 'http://x:1'}}\nupstream: {{ip_families: {families}}}\n")
+    assert config.upstream.guard.describe() == private
+
+
+@pytest.mark.parametrize("where", ["allowed_ips: ['fd00::/8']", "auth: {allowed_ips: ['fd00::/8']}"])
+def test_a_routes_list_names_no_family_that_is_not_looked_up(where: str) -> None:
+    route = f"routes: {{a.b: {{upstream: 'http://x:1', {where}}}}}\n"
+    (found,) = problems(MINIMAL + route)
+    assert found.startswith("routes.a.b.")
+    assert found.endswith("allowed_ips[0]: fd00::/8 is IPv6: add ipv6 to upstream.ip_families")
+    parse(MINIMAL + route + "upstream: {ip_families: [ipv6]}\n")
+
+
+@pytest.mark.parametrize(("upstream", "settings", "warned"), [
+    ("http://[fd00::1]:80", "", True),
+    ("http://[fd00::1]:80", "upstream: {ip_families: [ipv4, ipv6]}", False),
+    ("http://[::ffff:10.0.0.1]:80", "", False),
+    ("http://10.0.0.1:80", "", False),
+    ("http://127.0.0.1:80", "", True),
+    ("http://127.0.0.1:80", "upstream: {disable_ip_validation: true}", False),
+    ("http://wiki:80", "upstream: {allowed_ips: []}", False),
+])  # fmt: skip
+def test_a_route_to_a_number_that_may_not_be_dialled_is_warned_about(
+    upstream: str, settings: str, warned: bool
+) -> None:
+    text = "\n".join(warnings(parse(f"{MINIMAL}routes: {{a.b: {upstream!r}}}\n{settings}\n")))
+    assert ('route "a.b" leads to an address that' in text) is warned
+
+
+@pytest.mark.parametrize(("network", "warned"), [("fc00::/7", False), ("2001:db8::/32", False), ("2000::/3", True)])
+def test_a_wide_ipv6_network_is_warned_about(network: str, warned: bool) -> None:
+    settings = f"upstream: {{ip_families: [ipv6], allowed_ips: ['{network}']}}"
+    found = warnings(parse(f"{MINIMAL}routes: {{a.b: 'http://x:1'}}\n{settings}\n"))
+    assert any(f"{network} is very wide" in sentence for sentence in found) is warned
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qanat.net.transport import Receiver, Transport, as_protocol
-from qanat.proxy.dial import Resolver
+from qanat.proxy.dial import Families, Resolver, look_up
 from qanat.proxy.errors import ResolutionFailed
 from tests.support.pki import throwaway_ca, throwaway_server
 from tests.support.proxy import (
@@ -61,9 +61,11 @@ class Names:
     def __init__(self, **answers: list[list[str]]) -> None:
         self.answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
         self.asked = 0
+        self.families: Families = ()
 
-    async def __call__(self, name: str) -> list[str]:
+    async def __call__(self, name: str, families: Families) -> list[str]:
         self.asked += 1
+        self.families = families
         answers = self.answers.get(name)
         if not answers:
             raise OSError("Name or service not known")
@@ -140,6 +142,61 @@ async def test_of_several_addresses_only_a_permitted_one_is_dialled(pki: TestPKI
         answers = await ask(pki, f"http://tickets.corp:{trap.port}", names, {"allowed_ips": ["127.0.0.9/32"]})
         assert trap.visitors == 0
     assert type_of(answers[0]) == "upstream_connect"  # nobody listens on 127.0.0.9
+
+
+BOTH: dict[str, Any] = {"ip_families": ["ipv6", "ipv4"], "allowed_ips": ["127.0.0.0/8", "::1"]}
+
+
+@pytest.mark.parametrize("families", [["ipv4"], ["ipv6", "ipv4"]])
+async def test_names_are_looked_up_for_the_families_of_the_file(pki: TestPKI, families: list[str]) -> None:
+    names = Names(tickets_corp=[["127.0.0.1"]])
+    await ask(pki, "http://tickets.corp:1", names, {"ip_families": families})
+    assert names.families == tuple(families)
+
+
+@pytest.mark.parametrize("host", ["tickets.corp", "[::1]", "[0:0:0:0:0:0:0:1]"])
+async def test_an_ipv6_upstream_answers(pki: TestPKI, host: str) -> None:
+    async with upstream_running(host="::1") as upstream:
+        answers = await ask(pki, f"http://{host}:{upstream.port}", Names(tickets_corp=[["::1"]]), BOTH)
+        assert [answer.status for answer in answers] == [200]
+        assert upstream.connections == 1
+
+
+async def test_a_mapped_address_is_dialled_as_the_ipv4_address_it_is(pki: TestPKI) -> None:
+    async with upstream_running() as upstream:
+        answers = await ask(pki, f"http://[::ffff:127.0.0.1]:{upstream.port}", upstream=LOOPBACK)
+        assert [answer.status for answer in answers] == [200]
+
+
+@pytest.mark.parametrize(("host", "addresses"), [
+    ("127.0.0.1", ["::1", "127.0.0.1"]),
+    ("127.0.0.1", ["fd00::1", "::1", "127.0.0.1"]),
+    ("::1", ["127.0.0.1", "::1"]),
+])  # fmt: skip
+async def test_where_one_family_does_not_answer_the_other_one_is_tried(
+    pki: TestPKI, host: str, addresses: list[str]
+) -> None:
+    async with upstream_running(host=host) as upstream:
+        answers = await ask(pki, f"http://tickets.corp:{upstream.port}", Names(tickets_corp=[addresses]), BOTH)
+        assert [answer.status for answer in answers] == [200]
+
+
+async def test_where_neither_answers_the_caller_hears_it_once(pki: TestPKI, caplog: pytest.LogCaptureFixture) -> None:
+    async with trap_set() as trap:
+        port = trap.port
+    answers = await ask(pki, f"http://tickets.corp:{port}", Names(tickets_corp=[["127.0.0.1", "::1"]]), BOTH)
+    assert (answers[0].status, type_of(answers[0])) == (502, "upstream_connect")
+    logged = [vars(record).get("fields", {}).get("error") for record in caplog.records]
+    assert f"dial tcp [::1]:{port}: connect: connection refused" in logged
+
+
+def test_the_systems_resolver_gives_the_preferred_family_first() -> None:
+    assert look_up("localhost", ("ipv4",)) == ["127.0.0.1"]
+    for families in (("ipv4", "ipv6"), ("ipv6", "ipv4")):
+        found = look_up("localhost", families)  # what /etc/hosts has: perhaps no IPv6 address
+        kinds = ["ipv6" if ":" in address else "ipv4" for address in found]
+        assert kinds == sorted(kinds, key=families.index)
+        assert "127.0.0.1" in found
 
 
 async def test_redirects_are_handed_back_and_never_followed(pki: TestPKI) -> None:

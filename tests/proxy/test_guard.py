@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qanat.proxy.guard import AddressGuard, InvalidNetwork, parse_network
+from qanat.proxy.guard import AddressGuard, InvalidNetwork, parse_network, private
 
 REFUSED_BY_DEFAULT = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "0.1.2.3", "169.254.169.254", "169.254.0.1", "100.64.0.1", "100.127.255.255",
@@ -57,7 +59,64 @@ def test_a_route_can_only_narrow() -> None:
     assert not guard("10.20.0.0/16").covers(parse_network("10.0.0.0/8"))
 
 
-@pytest.mark.parametrize("text", ["", "10", "10.0.0.0/33", "fc00::/7", "a", "10.0.0.0/8/8", "010.0.0.0/8"])
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+
+
+@pytest.mark.parametrize("address", ["fd00::1", "fc00::", "fdff:ffff::1", "10.0.0.1", "::ffff:10.0.0.1"])
+def test_with_ipv6_unique_local_addresses_are_private_too(address: str) -> None:
+    assert AddressGuard(private(("ipv4", "ipv6"))).permits(address)
+
+
+@pytest.mark.parametrize("address", [
+    "::1", "::", "fe80::1", "fe80::1%eth0", "ff02::1", "2001:db8::1", "fbff:ffff::1", "fe00::1", "127.0.0.1",
+    "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a00:1", "2002:a00:1::", "::10.0.0.1",
+    "fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe",
+])  # fmt: skip
+def test_with_ipv6_nothing_else_is_and_no_metadata_service(address: str) -> None:
+    assert not AddressGuard(private(("ipv4", "ipv6"))).permits(address)
+
+
+@pytest.mark.parametrize("address", [
+    "::", "fe80::1", "ff02::1", "fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::a9fe:a9fe", "64:ff9b::808:808", "2002:a9fe:a9fe::1", "2002:7f00:1::", "::169.254.169.254",
+    "::ffff:0:169.254.169.254", "64:ff9b::7f00:1",
+])  # fmt: skip
+def test_a_wide_ipv6_list_does_not_open_what_is_guarded_but_a_narrow_one_does(address: str) -> None:
+    wide = guard(*PRIVATE, "::/0", "64:ff9b::/96", "fe80::/64", "2002::/16", "fd00:ec2::/64")
+    assert wide.permits("2001:db8::1")
+    assert wide.permits("::1")
+    assert not wide.permits(address)
+    assert guard("::/0", f"{address}/128").permits(address)
+    assert guard(f"{address}/112").permits(address)
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::a00:1", "64:ff9b::c0a8:101", "2002:a00:1::1"])
+def test_an_ipv6_address_that_leads_to_a_permitted_ipv4_host_passes_if_itself_is_allowed(address: str) -> None:
+    assert guard(*PRIVATE, "64:ff9b::/96", "2002::/16").permits(address)
+    assert not guard(*PRIVATE).permits(address)
+    assert not guard("64:ff9b::/96", "2002::/16").permits(address)
+
+
+@given(st.ip_addresses(v=6))
+def test_an_ipv4_list_permits_no_ipv6_address_but_a_mapped_one(address: IPv6Address) -> None:
+    assert guard("0.0.0.0/0").permits(str(address)) is (
+        address.ipv4_mapped is not None and guard("0.0.0.0/0").permits(str(address.ipv4_mapped))
+    )
+
+
+def test_what_is_permitted_is_dialled_as_what_it_is() -> None:
+    found = guard(*PRIVATE).permitted(["::1", "FD00:0:0::1", "::ffff:10.0.0.1", "8.8.8.8", "localhost", "10.0.0.2"])
+    assert found == ["fd00::1", "10.0.0.1", "10.0.0.2"]
+
+
+def test_a_route_narrows_each_family_by_itself() -> None:
+    assert guard("10.0.0.0/8", "fc00::/7").covers(parse_network("fd00::/8"))
+    assert not guard("10.0.0.0/8", "fd00::/8").covers(parse_network("fc00::/7"))
+    assert not guard("0.0.0.0/0").covers(parse_network("::/96"))
+    assert not guard("::/0").covers(parse_network("10.0.0.0/8"))
+
+
+@pytest.mark.parametrize("text", ["", "10", "10.0.0.0/33", "fc00::/129", "a", "10.0.0.0/8/8", "010.0.0.0/8"])
 def test_an_entry_that_is_no_network_is_refused(text: str) -> None:
     with pytest.raises(InvalidNetwork):
         parse_network(text)

@@ -50,7 +50,7 @@ def test_one_file_holds_both_parts_and_flags_win(pki: TestPKI, tmp_path: Path) -
     proxy, connector = _settings(file, {"protocol": "http2"}, {"log_level": "debug"}, FLAGS, ["10.0.0.0/24"], folder)
     assert set(proxy.routes) == {"wiki", "tickets"}
     assert proxy.log_level == "debug"
-    assert [str(network) for network in proxy.upstream.allowed_ips] == ["10.0.0.0/24"]
+    assert proxy.upstream.guard.describe() == "10.0.0.0/24"
     assert (connector.protocol, connector.edge) == ("http2", ("a:1",))
     assert connector.token_file == folder / "tunnel-token"
 

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from qanat.proxy.dial import Families
 from tests.support.pki import throwaway_ca, throwaway_server
 from tests.support.planted import remember
 from tests.support.proxy import Upstream, UpstreamPeer, upstream_running
@@ -88,7 +89,7 @@ class Issuer:
         return "404 Not Found", {}
 
 
-async def lookup(name: str) -> list[str]:
+async def lookup(name: str, families: Families) -> list[str]:
     """Every name is on this machine."""
     return ["127.0.0.1"]
 

@@ -410,8 +410,10 @@ async def echo(peer: UpstreamPeer) -> None:
 
 
 @asynccontextmanager
-async def upstream_running(script: Script = echo, context: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
-    """A scripted upstream on a port of its own; an error in the script fails the test."""
+async def upstream_running(
+    script: Script = echo, context: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Upstream]:
+    """A scripted upstream, by default on a port of its own; an error in the script fails the test."""
     upstream = Upstream(script)
     tasks: set[asyncio.Task[None]] = set()
     errors: list[BaseException] = []
@@ -437,7 +439,7 @@ async def upstream_running(script: Script = echo, context: ssl.SSLContext | None
             if not writer.is_closing():
                 writer.close()
 
-    server = await asyncio.start_server(run, "127.0.0.1", 0, ssl=context, limit=2**20)
+    server = await asyncio.start_server(run, host, port, ssl=context, limit=2**20)
     upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 import stat
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import httpx2
 
 from qanat.errors import ConfigInvalid, QanatError
+from qanat.wire.addresses import join_host_port
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -281,6 +281,7 @@ def _loopback(host: str) -> str:
 
 async def check_upstreams(place: Place) -> list[Finding]:
     """Whether each route's upstream has an address the proxy may dial, and listens there."""
+    from qanat.proxy.dial import look_up
     from qanat.proxy.route import guard_for
     from qanat.proxy.upstream_url import STDIO
 
@@ -294,18 +295,17 @@ async def check_upstreams(place: Place) -> list[Finding]:
             continue
         host, port = route.upstream.host, route.upstream.port
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = await asyncio.to_thread(look_up, host, config.upstream.ip_families)
         except OSError as error:
             findings.append(Finding("upstream", "fail", f"{name}: {host} has no address ({_reason(error)})"))
             continue
-        addresses = [str(entry[4][0]) for entry in found]
-        permitted = guard_for(config, name, route).first_permitted(addresses)
-        if permitted is None:
+        permitted = guard_for(config, name, route).permitted(addresses)
+        if not permitted:
             text = f"{name}: {', '.join(addresses)} may not be dialled; see upstream.allowed_ips"
             findings.append(Finding("upstream", "fail", text))
             continue
-        problem = await _connect(permitted, port, place.timeout)
-        text = f"{name}: {permitted}:{port} " + (problem or "listens")
+        problem = await _connect(permitted[0], port, place.timeout)
+        text = f"{name}: {join_host_port(permitted[0], port)} " + (problem or "listens")
         findings.append(Finding("upstream", "fail" if problem else "ok", text))
     return findings
 

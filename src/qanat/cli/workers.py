@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from qanat.connector.config import ConnectorConfig, join_host_port, split_host_port
+from qanat.connector.config import ConnectorConfig, split_host_port
 from qanat.errors import ConfigInvalid
 from qanat.proxy.config import ProxyConfig
+from qanat.wire.addresses import join_host_port
 
 FIX = "use --workers 1, or replicas with files of their own"
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from qanat.config import Duration, Section
+from qanat.wire.addresses import join_host_port
 
 DEFAULT_PORT = 7844
 DEFAULT_WSS_PORT = 443
@@ -40,11 +41,6 @@ class UpstreamAddress:
     def authority(self) -> str:
         """`host:port`, for messages."""
         return self.path or join_host_port(self.host, self.port)
-
-
-def join_host_port(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_host_port(text: str, default_port: int) -> tuple[str, int]:

@@ -28,6 +28,7 @@ from qanat.control.store.database import Database
 from qanat.control.store.vault import Vault
 from qanat.errors import ConfigInvalid
 from qanat.logger import get_logger
+from qanat.wire.addresses import join_host_port
 
 MIN_SERVICE_KEY = 16
 log = get_logger("qanat.control")
@@ -66,7 +67,7 @@ async def serve(config: ControlConfig, **sources: Any) -> AsyncIterator[ControlS
             listener = stack.enter_context(contextlib.closing(asgi.bind(config.listen_addr)))
             host, port = listener.getsockname()[:2]
             scheme = "https" if config.tls else "http"
-            url = config.public_url or f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+            url = config.public_url or f"{scheme}://{join_host_port(host, port)}"
             operations.context.public_url = url.rstrip("/")
             closing = asyncio.Event()
             metrics_address = await _serve_metrics(stack, config, metrics)

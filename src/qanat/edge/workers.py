@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from qanat.edge.config import EdgeConfig, parse_listen
 from qanat.errors import ConfigInvalid
+from qanat.wire.addresses import join_host_port
 
 
 def for_worker(config: EdgeConfig, number: int, count: int) -> EdgeConfig:
@@ -35,5 +36,4 @@ def _shift(key: str, address: str, number: int, problems: list[str]) -> str:
     host, port = parse_listen(address)
     if port and port + number > 65535:
         problems.append(f"{key}: worker {number} would need port {port + number}; choose a lower one")
-    name = f"[{host}]" if ":" in host else host
-    return f"{name}:{port + number if port else 0}"
+    return join_host_port(host, port + number if port else 0)

@@ -7,7 +7,6 @@ security option that is silently ignored is worse than a proxy that does not sta
 from __future__ import annotations
 
 from datetime import timedelta
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,8 @@ from qanat.config import Duration, Section
 from qanat.errors import ConfigInvalid
 from qanat.logger import Level
 from qanat.proxy.document import Document, explain, read_document
-from qanat.proxy.guard import PRIVATE, AddressGuard, InvalidNetwork, parse_network
+from qanat.proxy.guard import PRIVATE, AddressGuard, Family, Network, private
+from qanat.proxy.networks import Networks
 from qanat.proxy.policy.config import PolicyConfig
 from qanat.proxy.routes import is_hostname
 from qanat.proxy.stdio.route import StdioConfig
@@ -50,18 +50,6 @@ def _parse_level(value: object) -> object:
     return level
 
 
-def _parse_networks(value: object) -> object:
-    if not isinstance(value, list):
-        raise PydanticCustomError("list_type", "a list is wanted")
-    networks = []
-    for index, item in enumerate(value):
-        try:
-            networks.append(item if isinstance(item, IPv4Network) else parse_network(str(item)))
-        except InvalidNetwork:
-            raise PydanticCustomError("cidr", "[{i}]: invalid IP or CIDR {v}", {"i": index, "v": f'"{item}"'}) from None
-    return tuple(networks)
-
-
 def _parse_route(value: object) -> object:
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return {"upstream": str(value)}
@@ -86,7 +74,6 @@ def _strict_bool(value: object) -> object:
 
 
 ListenAddress = Annotated[tuple[str, int], BeforeValidator(_parse_listen)]
-Networks = Annotated[tuple[IPv4Network, ...], BeforeValidator(_parse_networks)]
 Bool = Annotated[bool, BeforeValidator(_strict_bool)]
 Upstream = Annotated[UpstreamURL, BeforeValidator(_parse_url)]
 Count = Annotated[int, Field(ge=1)]
@@ -172,8 +159,10 @@ Route = Annotated[RouteConfig, BeforeValidator(_parse_route)]
 class UpstreamConfig(ProxySection):
     """What holds for every upstream."""
 
-    allowed_ips: Networks = tuple(IPv4Network(text) for text in PRIVATE)
-    """IPv4 networks and addresses that may be dialled. A list replaces the default."""
+    ip_families: Annotated[tuple[Family, ...], Field(min_length=1)] = ("ipv4",)
+    """`ipv4`, `ipv6` or both: what names are looked up for. Where a name has both, the first is dialled first."""
+    allowed_ips: Networks | None = None
+    """Networks and addresses that may be dialled. A list replaces the default: RFC 1918, and with `ipv6` fc00::/7."""
     disable_ip_validation: Bool = False
     """Dial any address. Not together with `allowed_ips`; warned about at every start."""
     tls: UpstreamTLS = UpstreamTLS()
@@ -185,7 +174,16 @@ class UpstreamConfig(ProxySection):
     @property
     def guard(self) -> AddressGuard:
         """The judge of addresses this section describes."""
-        return AddressGuard(None if self.disable_ip_validation else self.allowed_ips)
+        if self.disable_ip_validation:
+            return AddressGuard(None)
+        return AddressGuard(private(self.ip_families) if self.allowed_ips is None else self.allowed_ips)
+
+    @field_validator("ip_families")
+    @classmethod
+    def _check_families(cls, value: tuple[Family, ...]) -> tuple[Family, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each family once")
+        return value
 
 
 class WebSocketConfig(ProxySection):
@@ -274,6 +272,7 @@ def parse_config(document: Document, tunnel_domain: str = "", allow_unknown_fiel
         config = _validate(data, allow_unknown_fields)
     except ValidationError as error:
         raise ConfigInvalid([*explain(document, ProxyConfig, error), *problems]) from None
+    problems += _family_problems(config)
     if problems:
         raise ConfigInvalid(problems)
     return config
@@ -308,6 +307,21 @@ def _contradictions(data: dict[str, Any]) -> list[str]:
     return problems
 
 
+def _family_problems(config: ProxyConfig) -> list[str]:
+    if "ipv6" in config.upstream.ip_families:
+        return []
+    lists = {"upstream.allowed_ips": config.upstream.allowed_ips}
+    for name, route in config.routes.items():
+        lists[f"routes.{name}.allowed_ips"] = route.allowed_ips
+        lists[f"routes.{name}.auth.allowed_ips"] = route.auth.allowed_ips
+    return [
+        f"{where}[{index}]: {network} is IPv6: add ipv6 to upstream.ip_families"
+        for where, networks in lists.items()
+        for index, network in enumerate(networks or ())
+        if network.version == 6
+    ]
+
+
 def _key_problems(routes: dict[str, Any], has_domain: bool) -> list[str]:
     problems, seen = [], set()
     for key in routes:
@@ -329,15 +343,25 @@ def warnings(config: ProxyConfig) -> list[str]:
         found.append("upstream IP validation is DISABLED: every address can be reached through this proxy")
     found += [
         f"upstream.allowed_ips entry {network} is very wide; public addresses may be reachable"
-        for network in config.upstream.allowed_ips
-        if network.prefixlen < 8
+        for network in config.upstream.allowed_ips or ()
+        if _is_wide(network)
     ]
     for key, route in config.routes.items():
         trusted = config.upstream.tls.ca_file or config.upstream.tls.include_system_cas
         if route.upstream.scheme == "https" and not trusted and not (route.tls and route.tls.ca_file):
             found.append(f'route "{key}" is https but no CA is trusted for upstreams: it will answer 502')
+        guard = config.upstream.guard if route.allowed_ips is None else AddressGuard(route.allowed_ips)
+        if route.upstream.address is not None and not guard.permits(str(route.upstream.address)):
+            where = "upstream.allowed_ips and upstream.ip_families"
+            found.append(f'route "{key}" leads to an address that {where} do not allow: it will answer 502')
         name = key.lower()
         below = name.removesuffix(f".{config.tunnel_domain}") if config.tunnel_domain else ""
         if "." in below and (below != name or config.tunnel_domain):
             found.append(f'route "{key}" has more than one label: a wildcard certificate does not match it')
     return found
+
+
+def _is_wide(network: Network) -> bool:
+    if network in PRIVATE["ipv6"]:
+        return False
+    return network.prefixlen < (8 if network.version == 4 else 32)

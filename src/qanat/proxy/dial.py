@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -10,6 +11,8 @@ import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
 
 from qanat.net.tls import TLSClient
 from qanat.net.transport import Receiver, as_protocol
@@ -19,9 +22,10 @@ from qanat.proxy.errors import (
     ConnectTimedOut,
     ResolutionFailed,
 )
-from qanat.proxy.guard import AddressGuard
+from qanat.proxy.guard import AddressGuard, Family
 from qanat.proxy.upstream import UpstreamConnection
 from qanat.proxy.upstream_url import UpstreamURL
+from qanat.wire.addresses import join_host_port
 
 RESOLVE_TIMEOUT = 5.0
 NEGATIVE_LIFETIME = 2.0
@@ -34,8 +38,11 @@ _REASONS = {
     errno.ECONNRESET: "connection reset by peer",
 }
 
-Lookup = Callable[[str], Awaitable[list[str]]]
-"""From a name to its IPv4 addresses. Raises `OSError` when it has none."""
+Families = tuple[Family, ...]
+"""Which addresses are looked for, the preferred ones first."""
+IPV4: Final[Families] = ("ipv4",)
+Lookup = Callable[[str, Families], Awaitable[list[str]]]
+"""From a name to its addresses, in that order. Raises `OSError` when it has none."""
 
 
 class SystemLookup:
@@ -44,9 +51,9 @@ class SystemLookup:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
 
-    async def __call__(self, name: str) -> list[str]:
+    async def __call__(self, name: str, families: Families) -> list[str]:
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, _lookup_ipv4, name)
+        found = await loop.run_in_executor(self._threads, look_up, name, families)
         return list(dict.fromkeys(found))
 
     def close(self) -> None:
@@ -54,9 +61,12 @@ class SystemLookup:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _lookup_ipv4(name: str) -> list[str]:
-    found = socket.getaddrinfo(name, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+def look_up(name: str, families: Families) -> list[str]:
+    """The addresses of a name, those of the first family first. Blocks. Raises `OSError`."""
+    kinds = [socket.AF_INET6 if family == "ipv6" else socket.AF_INET for family in families]
+    asked = kinds[0] if len(kinds) == 1 else socket.AF_UNSPEC
+    found = socket.getaddrinfo(name, None, family=asked, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in sorted(found, key=lambda entry: kinds.index(entry[0]))]
 
 
 class Resolver:
@@ -65,27 +75,28 @@ class Resolver:
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
-        self._pending: dict[str, asyncio.Task[list[str]]] = {}
-        self._failed: dict[str, float] = {}
+        self._pending: dict[tuple[str, Families], asyncio.Task[list[str]]] = {}
+        self._failed: dict[tuple[str, Families], float] = {}
 
-    async def resolve(self, name: str) -> list[str]:
+    async def resolve(self, name: str, families: Families = IPV4) -> list[str]:
         """The addresses of `name`. Raises `ResolutionFailed`."""
         loop = asyncio.get_running_loop()
-        if loop.time() < self._failed.get(name, 0.0):
+        asked = name, families
+        if loop.time() < self._failed.get(asked, 0.0):
             raise ResolutionFailed(f"lookup {name}: failed a moment ago")
-        task = self._pending.get(name)
+        task = self._pending.get(asked)
         if task is None:
-            task = self._pending[name] = loop.create_task(self._ask(name))
-            task.add_done_callback(lambda _: self._pending.pop(name, None))
+            task = self._pending[asked] = loop.create_task(self._ask(name, families))
+            task.add_done_callback(lambda _: self._pending.pop(asked, None))
         try:
             return await asyncio.shield(task)  # others may wait for the same answer
         except (OSError, TimeoutError, UnicodeError) as error:
-            self._failed[name] = loop.time() + NEGATIVE_LIFETIME
+            self._failed[asked] = loop.time() + NEGATIVE_LIFETIME
             raise ResolutionFailed(f"lookup {name}: {str(error) or 'timed out'}") from error
 
-    async def _ask(self, name: str) -> list[str]:
+    async def _ask(self, name: str, families: Families) -> list[str]:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
-            return await self._lookup(name)
+            return await self._lookup(name, families)
 
     async def close(self) -> None:
         """Give up what is still being looked up."""
@@ -104,6 +115,8 @@ class Destination:
     tls: ssl.SSLContext | None = None
     server_name: str = ""
     timeout: float = 10.0
+    """Seconds for the connection and its handshake, over all addresses; 0 is no limit."""
+    families: Families = IPV4
 
 
 class Dialler:
@@ -114,31 +127,45 @@ class Dialler:
 
     async def dial(self, destination: Destination, make: Callable[[str], UpstreamConnection]) -> UpstreamConnection:
         """Open a connection; `make` gets the address and returns its protocol. Raises `ProxyError`."""
-        address = await self._choose(destination)
+        *others, last = await self._choose(destination)
+        timeout = destination.timeout / (len(others) + 1)
+        for address in others:
+            with contextlib.suppress(ConnectFailed, ConnectTimedOut):
+                return await self._try(destination, address, make, timeout)
+        return await self._try(destination, last, make, timeout)
+
+    async def _choose(self, destination: Destination) -> list[str]:
+        """One address of each family."""
+        url, families = destination.url, destination.families
+        addresses = [str(url.address)] if url.address else await self._resolver.resolve(url.host, families)
+        if not addresses:
+            raise ResolutionFailed(f"lookup {url.host}: no address")
+        chosen: dict[bool, str] = {}
+        for address in destination.guard.permitted(addresses):
+            chosen.setdefault(":" in address, address)
+        if not chosen:
+            raise AddressDenied(addresses[0])
+        return list(chosen.values())
+
+    async def _try(
+        self, destination: Destination, address: str, make: Callable[[str], UpstreamConnection], timeout: float
+    ) -> UpstreamConnection:
         connection = make(address)
         try:
-            await self._connect(destination, address, connection)
+            await self._connect(destination, address, connection, timeout)
         except BaseException:
             connection.give_up()
             raise
         return connection
 
-    async def _choose(self, destination: Destination) -> str:
-        literal = destination.url.address
-        addresses = [str(literal)] if literal else await self._resolver.resolve(destination.url.host)
-        if not addresses:
-            raise ResolutionFailed(f"lookup {destination.url.host}: no address")
-        address = destination.guard.first_permitted(addresses)
-        if address is None:
-            raise AddressDenied(addresses[0])
-        return address
-
-    async def _connect(self, destination: Destination, address: str, connection: UpstreamConnection) -> None:
+    async def _connect(
+        self, destination: Destination, address: str, connection: UpstreamConnection, timeout: float
+    ) -> None:
         loop = asyncio.get_running_loop()
         port = destination.url.port
-        where = f"dial tcp {address}:{port}"
+        where = f"dial tcp {join_host_port(address, port)}"
         try:
-            async with asyncio.timeout(destination.timeout or None):
+            async with asyncio.timeout(timeout or None):
                 transport, _ = await loop.create_connection(
                     lambda: as_protocol(_layers(destination, connection)), address, port, flags=socket.AI_NUMERICHOST
                 )
@@ -165,7 +192,7 @@ def _layers(destination: Destination, connection: UpstreamConnection) -> Receive
 
 def _check_peer(transport: asyncio.BaseTransport, address: str) -> None:
     peer = transport.get_extra_info("peername")
-    if peer is None or peer[0] != address:
+    if peer is None or ip_address(peer[0]).packed != ip_address(address).packed:
         raise AddressDenied(str(peer[0]) if peer else "unknown")
 
 

@@ -53,7 +53,7 @@ class AddressDenied(ProxyError):
 
 
 class ResolutionFailed(ProxyError):
-    """The upstream's name has no IPv4 address, or the resolver did not say within 5 s."""
+    """The upstream's name has no address in `upstream.ip_families`, or the resolver did not say within 5 s."""
 
     code, status, message = "upstream_dns", 502, "Upstream name did not resolve"
     log_level, log_phrase = "error", "upstream dns failed"

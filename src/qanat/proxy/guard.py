@@ -6,73 +6,102 @@ that is dialled, so a name cannot change its mind in between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, Literal
 
-PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
-"""RFC 1918: what may be dialled unless the operator says otherwise."""
+from qanat.wire.addresses import reached
 
-_GUARDED = tuple(IPv4Network(text) for text in ("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"))
-"""`This` network, link-local with the cloud metadata services, multicast, reserved. Only a narrow entry opens these."""
-_NARROW = 16
+Family = Literal["ipv4", "ipv6"]
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+PRIVATE: Final[dict[Family, tuple[Network, ...]]] = {
+    "ipv4": tuple(IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+    "ipv6": (IPv6Network("fc00::/7"),),
+}
+"""RFC 1918 and RFC 4193: what may be dialled unless the operator says otherwise."""
+
+_GUARDED: Final = tuple(
+    ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
+        *("::/128", "fe80::/10", "ff00::/8"),
+        *("fd00:ec2::/32", "fd20:ce::/32", "fd00:c1::/32"),
+    )
+)
+"""Unspecified, link-local, multicast, reserved, and where clouds have their metadata services: 169.254.0.0/16, and the
+private IPv6 networks of AWS, Google and Oracle. Only a narrow entry opens these."""
+_NARROW: Final = {4: 16, 6: 112}
+"""The shortest prefix of an entry that opens what is guarded."""
 
 
 class InvalidNetwork(ValueError):
-    """An allow-list entry that is no IPv4 address or network."""
+    """An allow-list entry that is no address or network."""
 
 
-def parse_network(text: str) -> IPv4Network:
+def parse_network(text: str) -> Network:
     """An allow-list entry: a network or a single address. Raises `InvalidNetwork`; host bits are ignored."""
     try:
-        network = ip_network(text, strict=False)
+        return ip_network(text, strict=False)
     except ValueError as error:
         raise InvalidNetwork(text) from error
-    if not isinstance(network, IPv4Network):
-        raise InvalidNetwork(text)
-    return network
+
+
+def private(families: Iterable[Family]) -> tuple[Network, ...]:
+    """The private networks of these families."""
+    return tuple(network for family in families for network in PRIVATE[family])
 
 
 @dataclass(frozen=True, slots=True)
 class AddressGuard:
     """Judges addresses. `allowed=None` lets everything pass: `disable_ip_validation`."""
 
-    allowed: tuple[IPv4Network, ...] | None = tuple(IPv4Network(text) for text in PRIVATE)
+    allowed: tuple[Network, ...] | None = PRIVATE["ipv4"]
 
     def permits(self, address: str) -> bool:
         """Whether this address may be dialled. What is not a plain address is not permitted."""
-        try:
-            parsed = ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(parsed, IPv6Address):
-            mapped = parsed.ipv4_mapped
-            if mapped is None:
-                return self.allowed is None
-            parsed = mapped
-        return self.allowed is None or _permits(self.allowed, parsed)
+        parsed = _parse(address)
+        return parsed is not None and (self.allowed is None or _permits(self.allowed, parsed))
 
-    def first_permitted(self, addresses: Sequence[str]) -> str | None:
-        """The first address that may be dialled."""
-        return next((address for address in addresses if self.permits(address)), None)
+    def permitted(self, addresses: Iterable[str]) -> list[str]:
+        """Those that may be dialled, as the system writes them; an IPv4-mapped one as what it stands for."""
+        return [str(_parse(address)) for address in addresses if self.permits(address)]
 
-    def narrowed(self, networks: Sequence[IPv4Network]) -> AddressGuard:
+    def narrowed(self, networks: Sequence[Network]) -> AddressGuard:
         """A guard for one route. The networks must lie inside this guard's: see `covers`."""
         return AddressGuard(tuple(networks))
 
-    def covers(self, network: IPv4Network) -> bool:
+    def covers(self, network: Network) -> bool:
         """Whether every address of `network` is inside one of the allowed networks."""
-        return self.allowed is None or any(network.subnet_of(outer) for outer in self.allowed)
+        return self.allowed is None or any(_lies_in(network, outer) for outer in self.allowed)
 
     def describe(self) -> str:
         """The allow list, for a log line."""
         return "any" if self.allowed is None else ",".join(map(str, self.allowed))
 
 
-def _permits(allowed: tuple[IPv4Network, ...], address: IPv4Address) -> bool:
-    if not any(address in network for network in allowed):
+def _parse(text: str) -> Address | None:
+    try:
+        parsed = ip_address(text)
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return mapped or parsed
+
+
+def _lies_in(network: Network, outer: Network) -> bool:
+    if isinstance(network, IPv4Network):
+        return isinstance(outer, IPv4Network) and network.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and network.subnet_of(outer)
+
+
+def _permits(allowed: Sequence[Network], address: Address) -> bool:
+    prefixes = [network.prefixlen for network in allowed if address in network]
+    if not prefixes:
         return False
-    for block in _GUARDED:
-        if address in block:
-            return any(address in network and network.prefixlen >= _NARROW for network in allowed)
-    return True
+    if max(prefixes) >= _NARROW[address.version]:
+        return True
+    end = reached(address)  # NAT64 and 6to4 lead to an IPv4 host, which is judged as itself
+    return not any(address in block for block in _GUARDED) and (end == address or _permits(allowed, end))

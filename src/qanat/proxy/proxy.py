@@ -50,7 +50,7 @@ class Proxy:
         self._lookup = lookup or SystemLookup()
         self._resolver = Resolver(self._lookup)
         self._dialler = Dialler(self._resolver)
-        self._policies = PolicyBuilder(self._resolver.resolve, self.metrics)
+        self._policies = PolicyBuilder(self._resolver, self.metrics)
         self._build_filter = build_filter or self._policies
         self._closing_pools: list[Pool] = []
         self._gate = HandshakeGate(config.limits.handshakes)

@@ -117,6 +117,7 @@ def build_route(config: ProxyConfig, name: str, dialler: Dialler, build_filter: 
         upstream_context(config, settings),
         (settings.tls.server_name if settings.tls else None) or url.host,
         settings.timeouts.connect.total_seconds(),
+        config.upstream.ip_families,
     )
     limits = config.limits
     pool: Pool = (

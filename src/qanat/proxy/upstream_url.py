@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from qanat.errors import QanatError
+from qanat.wire.addresses import join_host_port
 
 INVALID = "invalid upstream (must be scheme://host:port)"
 _URL = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([1-9][0-9]{0,4})")
@@ -37,8 +38,7 @@ class UpstreamURL:
     @property
     def authority(self) -> str:
         """Host and port, as they stand in a `Host` header: always with the port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return join_host_port(self.host, self.port)
 
     @property
     def address(self) -> IPv4Address | IPv6Address | None:

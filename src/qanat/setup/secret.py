@@ -18,6 +18,7 @@ import httpx2
 
 from qanat.setup.errors import Misused, OutputFailed, SetupRefused
 from qanat.setup.state import NAMES, Changes
+from qanat.wire.addresses import join_host_port
 
 TIMEOUT = 15.0
 CONFLICT_ATTEMPTS = 5
@@ -125,9 +126,8 @@ async def open_secret(name: str, environ: Mapping[str, str], service_account: Pa
         trust = ssl.create_default_context(cafile=service_account / "ca.crt")
     except (OSError, ssl.SSLError) as error:
         raise OutputFailed(f"open {service_account / 'ca.crt'}: {error}") from error
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     async with httpx2.AsyncClient(
-        base_url=f"https://{authority}", verify=trust, timeout=TIMEOUT, trust_env=False
+        base_url=f"https://{join_host_port(host, port)}", verify=trust, timeout=TIMEOUT, trust_env=False
     ) as http:
         yield Secret(name, namespace, http, service_account / "token")
 

@@ -23,6 +23,7 @@ from qanat.net.transport import Receiver, Transport, as_protocol
 from qanat.net.websocket import WebSocketClient, WebSocketServer
 from qanat.tunnel.connection import Registrar, StreamHandler
 from qanat.tunnel.http2 import ConnectorHTTP2, EdgeHTTP2
+from qanat.wire.addresses import join_host_port
 from qanat.wire.websocket import accept_key
 
 PATH = "/.qanat/connector"
@@ -147,12 +148,8 @@ def _hand_over(transport: Transport, protocol: Receiver, rest: bytes) -> None:
         protocol.data_received(rest)
 
 
-def _authority(host: str, port: int) -> bytes:
-    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
-
-
 def _connect_request(way: Way, proxy: HTTPProxy) -> bytes:
-    authority = _authority(way.host, way.port)
+    authority = join_host_port(way.host, way.port).encode()
     headers = [(b"Host", authority)]
     if proxy.authorization:
         headers.append((b"Proxy-Authorization", proxy.authorization.encode()))
@@ -161,7 +158,7 @@ def _connect_request(way: Way, proxy: HTTPProxy) -> bytes:
 
 def _upgrade_request(way: Way, key: str) -> bytes:
     headers = [
-        (b"Host", way.host.encode() if way.port == 443 else _authority(way.host, way.port)),
+        (b"Host", way.host.encode() if way.port == 443 else join_host_port(way.host, way.port).encode()),
         (b"Connection", b"Upgrade"),
         (b"Upgrade", b"websocket"),
         (b"Sec-WebSocket-Version", b"13"),

@@ -1,6 +1,7 @@
-"""IPv6 addresses that lead to an IPv4 host: who judges an address must judge that one.
+"""Addresses: how they are written beside a port, and the IPv6 ones that lead to an IPv4 host.
 
-Mapped and compatible (RFC 4291 2.5.5), 6to4 (RFC 3056) and NAT64 (RFC 6052, with the local prefix of RFC 8215).
+Who judges an address must judge that host. Mapped and compatible (RFC 4291 2.5.5), 6to4 (RFC 3056) and NAT64
+(RFC 6052, with the local prefix of RFC 8215).
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ _LAST_32_BITS = tuple(
 )
 _6TO4 = IPv6Network("2002::/16")
 _OWN = (IPv6Address("::"), IPv6Address("::1"))
+
+
+def join_host_port(host: str, port: int | str) -> str:
+    """`host:port`, with brackets around an IPv6 address (RFC 3986 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def reached(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from qanat.errors import ConfigInvalid
 from qanat.proxy.config import ProxyConfig, RouteConfig
+from qanat.proxy.dial import Resolver
 from qanat.proxy.guard import AddressGuard
 from qanat.proxy.metrics import ProxyMetrics
 from qanat.proxy.policy.auditfile import AuditFile
@@ -22,8 +23,8 @@ from qanat.proxy.policy.route_policy import RoutePolicy
 class PolicyBuilder:
     """One proxy's policies. Routes that write to the same audit file share its chain."""
 
-    def __init__(self, resolve: Callable[[str], Awaitable[list[str]]], metrics: ProxyMetrics) -> None:
-        self._resolve, self._metrics = resolve, metrics
+    def __init__(self, resolver: Resolver, metrics: ProxyMetrics) -> None:
+        self._resolver, self._metrics = resolver, metrics
         self._times = Times(time.time, time.monotonic)
         self._audits: dict[str, AuditFile] = {}
         self._auths: list[RouteAuth] = []
@@ -54,7 +55,8 @@ class PolicyBuilder:
     def _auth(self, config: ProxyConfig, name: str, route: RouteConfig) -> RouteAuth:
         settings = route.auth
         guard = config.upstream.guard if settings.allowed_ips is None else AddressGuard(settings.allowed_ips)
-        fetcher = Fetcher(self._resolve, guard, settings.allowed_ips is None, _trust(config, name, settings))
+        resolve = functools.partial(self._resolver.resolve, families=config.upstream.ip_families)
+        fetcher = Fetcher(resolve, guard, settings.allowed_ips is None, _trust(config, name, settings))
         resource = settings.resource or _default_resource(config, name, route)
         auth = RouteAuth(settings, resource, fetcher, self._times)
         self._auths.append(auth)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from qanat.config import Duration, Section
+from qanat.proxy.networks import Networks
 from qanat.proxy.policy.credentials import HeaderRules
 from qanat.proxy.policy.ratelimit import RateLimit
 from qanat.proxy.policy.tools import ToolPolicy
@@ -70,7 +70,7 @@ class AuthConfig(Section):
     """Header name to claim."""
     introspection: Introspection | None = None
     legacy_as_metadata: bool = False
-    allowed_ips: tuple[IPv4Network, ...] | None = None
+    allowed_ips: Networks | None = None
     """Where the authorization server may be. Default: what upstreams may be, and public addresses."""
     ca_file: Path | None = None
     """Trusted for the authorization server, beside the system's."""

@@ -16,7 +16,7 @@ import httpx2
 
 from qanat.errors import QanatError
 from qanat.proxy.guard import AddressGuard
-from qanat.wire.addresses import reached
+from qanat.wire.addresses import join_host_port, reached
 
 MAX_ANSWER = 1024 * 1024
 TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
@@ -64,7 +64,7 @@ class Fetcher:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 443
         address = await self._choose(host)
-        target = parts._replace(netloc=f"{address}:{port}").geturl()
+        target = parts._replace(netloc=join_host_port(address, port)).geturl()
         headers = {"Host": parts.netloc.rpartition("@")[2], "Accept": "application/json"}
         try:
             async with self._client.stream(
