@@ -51,6 +51,10 @@ class HTTP1Inbound(Inbound):
         self._outgoing: list[bytes] = []
         self._close_after = self._draining = False
         self._body_paused = self._reading_paused = False
+        self._caller_full = False
+        """Whether the caller leaves too much unread. Then no further request is begun."""
+        self._held = False
+        """Whether that is what the next request waits for."""
         self._discard_timer: asyncio.TimerHandle | None = None
 
     # Called by the transport below.
@@ -82,12 +86,17 @@ class HTTP1Inbound(Inbound):
         self._lose()
 
     def pause_writing(self) -> None:
+        self._caller_full = True
         if self._exchange is not None:
             self._exchange.caller_full()
 
     def resume_writing(self) -> None:
+        self._caller_full = False
         if self._exchange is not None:
             self._exchange.caller_drained()
+        if self._held:
+            self._held = False
+            self._maybe_next()
 
     def forget(self) -> None:
         self._head = self._request = None
@@ -128,10 +137,15 @@ class HTTP1Inbound(Inbound):
         if b"connection" in request.headers.by_name and b"close" in tokens(request.headers, b"connection"):
             self._close_after = True
         self._exchange = Exchange(self._forwarder, self, request, self._sni)
+        if self._caller_full:
+            self._exchange.caller_full()
         self._exchange.start()
 
     def _refuse(self, violation: ProtocolError) -> None:
         """What came cannot be read: answer if an answer is still due, and close."""
+        if self._answered and not self._request_ended:
+            self.transport.close()
+            return
         answer = violation.answer if isinstance(violation, HTTPViolation) else 400
         error: ProxyError = {414: URITooLong, 431: HeadersTooLarge}.get(answer, BadRequest)(violation.reason)
         if self._exchange is not None and not self._exchange.over:
@@ -225,6 +239,9 @@ class HTTP1Inbound(Inbound):
             self._discard_timer = None
         if self._close_after or self._draining:
             self.transport.close()
+        elif self._caller_full:
+            self._held = True
+            self._rest()
         elif self._reader.waiting:  # later, or a row of pipelined requests would end in as many calls within calls
             self._loop.call_soon(self._take_up_pipelined)
         else:
@@ -248,6 +265,8 @@ class HTTP1Inbound(Inbound):
             self._refuse(violation)
             return
         self._hear_events()
+        if self._reading_paused:
+            self._update_reading()
 
     def drain(self) -> None:
         self._draining = True
@@ -255,7 +274,7 @@ class HTTP1Inbound(Inbound):
             self.transport.close()
 
     def _update_reading(self) -> None:
-        wanted = not self._body_paused and (self._answered or len(self._reader.waiting) <= MAX_PIPELINED)
+        wanted = not self._body_paused and len(self._reader.waiting) <= MAX_PIPELINED
         if wanted == self._reading_paused and not self.lost:
             self._reading_paused = not wanted
             if wanted:
