@@ -97,15 +97,15 @@ async def test_a_large_answer_behind_small_ones_waits_in_the_upstream(pki: TestP
     async with upstream_running(script) as upstream, proxy_running(pki, {"echo": upstream.url}) as end:
         inner = await end.connect()
         inner.raw.pause_reading()
-        for target in ["/small"] * 60 + ["/big"]:
+        for target in ["/small"] * 120 + ["/big"]:
             inner.send(f"GET {target} HTTP/1.1\n{HOST}")
         before = -1
         while before != sent:
             before = sent
             await settle()
-        assert sent < 60 * SMALL + BIG / 2
+        assert sent < 120 * SMALL + BIG / 2
         inner.raw.resume_reading()
-        for size in [SMALL] * 60 + [BIG]:
+        for size in [SMALL] * 120 + [BIG]:
             assert len((await inner.answer()).body) == size
 
 

@@ -122,7 +122,13 @@ def _passing_to_caller(headers: Fields) -> list[Header]:
 
 def may_name_an_origin(headers: Fields) -> bool:
     """Whether `caller_headers` has a use for `rewrite`."""
-    return not _REWRITTEN.isdisjoint(headers.by_name)
+    by_name = headers.by_name
+    return (
+        b"location" in by_name
+        or b"content-location" in by_name
+        or b"refresh" in by_name
+        or b"www-authenticate" in by_name
+    )
 
 
 def passing_trailers(trailers: Headers) -> Headers:
