@@ -47,7 +47,9 @@ def main() -> None:
         message = json.loads(line)
         method = message.get("method")
         seen.append(message)
-        if method == "initialize":
+        if method == "initialize" and "refuse" in message.get("params", {}):
+            send({"id": message["id"], "error": {"code": -32602, "message": "Invalid params"}})
+        elif method == "initialize":
             send({"id": message["id"], "result": {"protocolVersion": "2025-11-25", "pid": os.getpid()}})
         elif method == "tools/call":
             call_tool(message)

@@ -279,6 +279,41 @@ async def test_a_shared_child_shakes_hands_once_and_is_asked_nothing_back() -> N
     await route.close()
 
 
+async def test_what_a_shared_child_refuses_one_caller_is_nobody_elses_answer() -> None:
+    route = make_route(instances="shared")
+    bad, good, other = Client(route), Client(route), Client(route)
+    answers = await asyncio.gather(
+        bad.post("initialize", 1, refuse=True), good.post("initialize", 2), bad.post("initialize", 3, refuse=True)
+    )
+    assert answers[0].json["error"]["code"] == -32602
+    assert [answer.json["id"] for answer in answers] == [1, 2, 3]
+    assert "result" in answers[1].json
+    assert "result" in (await other.post("initialize", 4)).json
+    seen = (await other.post("seen")).json["result"]["seen"]
+    methods = [message.get("method") for message in seen]
+    assert methods[:-1] == ["initialize", "initialize", "notifications/initialized"]
+    await route.close()
+
+
+async def test_a_handshake_that_could_not_be_sent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    route = make_route(instances="shared")
+    send = process.ChildProcess.send
+    turned_away: list[object] = []
+
+    async def full_at_first(self: process.ChildProcess, message: dict[str, Any]) -> None:
+        if not turned_away:
+            turned_away.append(message)
+            await asyncio.sleep(0)
+            raise process.ProgramBusy
+        await send(self, message)
+
+    monkeypatch.setattr(process.ChildProcess, "send", full_at_first)
+    first, *others = await asyncio.gather(*(Client(route).post("initialize", number) for number in range(3)))
+    assert first.status == 503
+    assert [answer.json["id"] for answer in others if "result" in answer.json] == [1, 2]
+    await route.close()
+
+
 async def test_a_program_that_does_not_read_stops_its_callers_and_refuses_what_is_too_much(
     route: StdioRoute, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,7 +167,8 @@ class StdioSession:
         self._backlog = Backlog()
         self._stream_ended = asyncio.Event()
         self.ended = asyncio.Event()
-        self._handshake: asyncio.Future[dict[str, Any]] | None = None
+        self._handshake: asyncio.Future[dict[str, Any] | None] | None = None
+        """The child's answer to the first `initialize` that it accepts; None where one was never sent."""
 
     @property
     def idle(self) -> bool:
@@ -216,16 +217,37 @@ class StdioSession:
     async def initialize(self, message: dict[str, Any]) -> dict[str, Any]:
         """Shake hands with a shared child, once for all its callers; returns the child's answer.
 
-        Raises `ProgramFailed` when the child ends or does not answer within 30 s.
+        What the child refuses is its answer to that caller alone. Raises `ProgramFailed` when the child ends or does
+        not answer within 30 s.
         """
-        if self._handshake is None:
-            self._handshake = asyncio.get_running_loop().create_future()
-            await self._child.send({**message, "id": HANDSHAKE_ID})
         try:
             async with asyncio.timeout(30):
-                return await asyncio.shield(self._handshake)
+                while self._handshake is not None:
+                    answer = await asyncio.shield(self._handshake)
+                    if answer is not None and "result" in answer:
+                        return answer
+                return await self._shake_hands(message)
         except TimeoutError:
             raise ProgramFailed("did not answer initialize") from None
+
+    async def _shake_hands(self, message: dict[str, Any]) -> dict[str, Any]:
+        handshake: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+        self._handshake = handshake
+        try:
+            await self._child.send({**message, "id": HANDSHAKE_ID})
+        except BaseException:
+            self._end_handshake(None)
+            raise
+        answer = await asyncio.shield(handshake)
+        assert answer is not None
+        return answer
+
+    def _end_handshake(self, answer: dict[str, Any] | None) -> None:
+        handshake = self._handshake
+        if answer is None or "result" not in answer:
+            self._handshake = None  # whoever comes next, or waits, tries its own
+        if handshake is not None and not handshake.done():
+            handshake.set_result(answer)
 
     async def tell(self, message: dict[str, Any]) -> None:
         """Pass on a notification, or an answer to the child's own request. Raises `ProgramFailed`."""
@@ -276,8 +298,9 @@ class StdioSession:
 
     def _hear(self, message: dict[str, Any]) -> None:
         if message.get("id") == HANDSHAKE_ID and self._handshake is not None and not self._handshake.done():
-            self._handshake.set_result(message)
-            self._send_later({"jsonrpc": "2.0", "method": "notifications/initialized"})
+            self._end_handshake(message)
+            if "result" in message:
+                self._send_later({"jsonrpc": "2.0", "method": "notifications/initialized"})
         elif "method" not in message:
             found = self._waiting.pop(message.get("id", 0), None) if isinstance(message.get("id"), int) else None
             if found is not None:
