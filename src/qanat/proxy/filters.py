@@ -5,7 +5,7 @@ A route without a filter costs nothing and no body is ever looked at; most route
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -61,6 +61,11 @@ class RequestOutcome:
 
 class RouteFilter(Protocol):
     """One route's policy."""
+
+    @property
+    def own_paths(self) -> Collection[str]:
+        """Paths that `admit` always answers: they need not be among the route's `paths`, and never go on."""
+        ...
 
     async def admit(self, request: FilteredRequest) -> Reply | None:
         """Judge a request before anything of it is forwarded. An answer returned is given instead.

@@ -45,6 +45,7 @@ class Route:
         timeouts = self.config.timeouts
         self.upstream = self.destination.url.authority
         self.paths = self.config.paths
+        self._own_paths = frozenset(self.filter.own_paths if self.filter is not None else ())
         self.max_in_flight = self.config.max_in_flight
         self.header_timeout = timeouts.response_header.total_seconds()
         self.idle_timeout = timeouts.stream_idle.total_seconds()
@@ -57,7 +58,7 @@ class Route:
 
     def allows(self, path: str) -> bool:
         """Whether the path is among those let through. Prefixes end at a segment's end."""
-        if self.paths is None:
+        if self.paths is None or path in self._own_paths:
             return True
         if _DOUBTFUL.search(path):
             return False  # an upstream may read such a path as another one

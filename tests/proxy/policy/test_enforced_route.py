@@ -23,6 +23,7 @@ from tests.support.proxy import Answer, Inner, Upstream, UpstreamPeer, echo, mak
 from tests.support.requirements import requirement
 
 PRM = "/.well-known/oauth-protected-resource"
+AS_METADATA = "/.well-known/oauth-authorization-server"
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Places:
         auth: dict[str, Any] = {"mode": "oauth", "authorization_servers": [issuer.url], "ca_file": str(issuer.ca_file)}
         auth |= {"required_scopes": ["wiki.read"], **options.pop("auth", {})}
         auth = {name: value(issuer) if callable(value) else value for name, value in auth.items()}
-        route = {"upstream": upstream.url, "paths": ["/mcp", PRM, "/.well-known/oauth-authorization-server"]}
+        route = {"upstream": upstream.url, "paths": ["/mcp"]}
         end = await enter(proxy_running(pki, {"wiki": {**route, "auth": auth, **options}}, lookup=lookup))
         return Place(issuer, upstream, await end.connect(sni="wiki.t.example"))
 
@@ -96,7 +97,7 @@ async def test_the_metadata_is_served_at_both_places_and_never_by_the_upstream(p
 
 
 @requirement("oauth:3", "oauth:4", "oauth:5")
-@pytest.mark.parametrize("paths", [None, ["/mcp", PRM], ["/mcp/", PRM]])
+@pytest.mark.parametrize("paths", [None, ["/mcp"], ["/mcp/"]])
 async def test_clients_accept_the_resource_that_a_route_has_by_default(places: Places, paths: list[str] | None) -> None:
     place = await places.open(paths=paths)
     resource = json.loads((await place.get(PRM)).body)["resource"]
@@ -275,8 +276,25 @@ async def test_opaque_tokens_are_introspected_and_the_answer_kept_for_a_while(pl
 
 async def test_the_authorization_servers_metadata_is_lent_to_clients_that_look_here(places: Places) -> None:
     place = await places.open(auth={"legacy_as_metadata": True})
-    answer = await place.get("/.well-known/oauth-authorization-server")
+    answer = await place.get(AS_METADATA)
     assert json.loads(answer.body)["issuer"] == place.issuer.url
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "PUT", "FROBNICATE"])
+async def test_what_sign_in_needs_passes_the_paths_and_never_reaches_the_upstream(places: Places, method: str) -> None:
+    place = await places.open(auth={"legacy_as_metadata": True})
+    bearer = f"Bearer {place.issuer.token()}"
+    for path in (PRM, f"{PRM}/mcp", f"{PRM}?x", AS_METADATA):
+        assert (await place.get(path, method, Authorization=bearer)).status in (200, 204)
+    for path in (f"{PRM}/", f"{PRM}/mcp/", f"{PRM}/other", f"{AS_METADATA}/mcp", "/.well-known/", "/admin"):
+        assert (await place.get(path, method, Authorization=bearer)).status == 403
+    assert place.upstream.connections == 0
+
+
+async def test_the_authorization_servers_metadata_is_not_let_through_unasked(places: Places) -> None:
+    place = await places.open()
+    assert (await place.get(AS_METADATA, Authorization=f"Bearer {place.issuer.token()}")).status == 403
+    assert place.upstream.connections == 0
 
 
 async def test_a_preflight_needs_no_token(places: Places) -> None:

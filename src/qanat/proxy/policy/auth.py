@@ -74,7 +74,10 @@ class RouteAuth:
         self._introspected: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
         self._sessions: OrderedDict[str, tuple[str, str, str | None]] = OrderedDict()
         parts = urlsplit(resource)
-        self._prm_paths = {PRM_PATH, PRM_PATH + parts.path.rstrip("/")}
+        self.own_paths = {PRM_PATH, PRM_PATH + parts.path.rstrip("/")}
+        """Paths that are answered here, whatever the method."""
+        if config.legacy_as_metadata:
+            self.own_paths.add(AS_METADATA_PATH)
         self._prm_url = f"{parts.scheme}://{parts.netloc}{PRM_PATH}{parts.path.rstrip('/')}"
 
     async def close(self) -> None:
@@ -84,14 +87,15 @@ class RouteAuth:
     async def answer_itself(self, request: FilteredRequest) -> Reply | None:
         """Answers to what is asked of the resource server itself, before any sign-in."""
         path = request.target.partition(b"?")[0].decode("latin-1")
-        if path in self._prm_paths:
-            return self._metadata(request)
-        if path == AS_METADATA_PATH and self._config.legacy_as_metadata and request.method == b"GET":
+        own = path in self.own_paths
+        if request.method == b"OPTIONS" and (own or not values(request.headers, b"authorization")):
+            return Reply(204, (*_CORS, (b"Content-Length", b"0")), b"")
+        if not own:
+            return None
+        if path == AS_METADATA_PATH:
             document = await self._fetcher.get(_metadata_urls(self._config.authorization_servers[0])[0])
             return _json_reply(200, document, *_CORS)
-        if request.method == b"OPTIONS" and not values(request.headers, b"authorization"):
-            return Reply(204, (*_CORS, (b"Content-Length", b"0")), b"")
-        return None
+        return self._metadata()
 
     async def sign_in(self, request: FilteredRequest) -> Caller | Reply:
         """Who calls, by the bearer token; or the answer that asks for a better one.
@@ -199,9 +203,7 @@ class RouteAuth:
                 return found
         raise FetchFailed("the authorization server publishes no usable metadata")
 
-    def _metadata(self, request: FilteredRequest) -> Reply:
-        if request.method == b"OPTIONS":
-            return Reply(204, (*_CORS, (b"Content-Length", b"0")), b"")
+    def _metadata(self) -> Reply:
         document: dict[str, Any] = {
             "resource": self.resource,
             "authorization_servers": list(self._config.authorization_servers),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,6 +54,11 @@ class RoutePolicy:
         self._tools = config.tool_policy
         self._injector = HeaderInjector(config.headers)
         self._limiter = RateLimiter(config.rate_limit.limit) if config.rate_limit else None
+
+    @property
+    def own_paths(self) -> Collection[str]:
+        """See `RouteFilter`."""
+        return () if self._auth is None else self._auth.own_paths
 
     async def admit(self, request: FilteredRequest) -> Reply | None:
         """See `RouteFilter`."""
