@@ -6,8 +6,9 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from mcp.shared.inbound import encode_header_value
 
 from qanat.proxy.policy.inspect import BodyRefused, RPCMessage, check_headers, read_messages
 
@@ -76,6 +77,40 @@ def test_headers_that_agree_or_are_absent_pass() -> None:
     message = read_messages(call("search"))[0]
     check_headers(message, ["tools/call"], ["search"])
     check_headers(message, [], [])
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+@example(" padded ")
+@example("Größe")
+@example("=?base64?U2l6ZQ==?=")
+@example("=?base64??=")
+def test_names_are_compared_as_clients_encode_them(name: str) -> None:
+    message = read_messages(call(name))[0]
+    check_headers(message, [], [encode_header_value(name)])
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("Größe", "=?base64?R3LDtsOfZQ?="),
+        ("Größe", "=?base64?R3LDtsOfZR==?="),
+        ("Größe", "=?base64?R3LDtsOf ZQ==?="),
+        ("Größe", "=?BASE64?R3LDtsOfZQ==?="),
+        ("Größe", "=?base64?R3L2?="),
+        ("Größe", "=?base64?Größe?="),
+        ("Größe", "GrÃ¶Ã\x9fe"),
+        ("Gr", "=?base64?R3L2?="),
+        ("=?base64?U2l6ZQ==?=", "=?base64?U2l6ZQ==?="),
+        ("=?base64?!?=", "=?base64?!?="),
+        ("drop", "=?base64?Z2V0?="),
+        ("\ud800", "=?base64?7aCA?="),
+    ],
+)
+def test_an_encoded_name_that_others_might_read_otherwise_agrees_with_no_body(name: str, header: str) -> None:
+    with pytest.raises(BodyRefused, match="Mcp-Name does not match"):
+        check_headers(read_messages(call(name))[0], [], [header])
+    with pytest.raises(BodyRefused, match="Mcp-Name does not match"):
+        check_headers(read_messages(b'{"id":1,"method":"ping"}')[0], [], [header])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.shared.inbound import encode_header_value
 
 from qanat.errors import ConfigInvalid
 from qanat.proxy.policy.audit import Chain, verify
@@ -82,6 +83,14 @@ async def test_a_denied_tool_cannot_be_called_seen_or_smuggled(tmp_path: Path) -
         assert (await post(inner, call("get"), Content_Encoding="gzip")).status == 415
         assert (await post(inner, b" " * (4 * 1024 * 1024 + 1))).status == 413
         assert upstream.seen == []
+
+
+async def test_a_name_that_had_to_be_encoded_is_understood_and_goes_on_as_it_came(tmp_path: Path) -> None:
+    name = encode_header_value("Größe")
+    async with policed(tmp_path, tools={"deny": ["drop"]}) as (inner, upstream):
+        assert (await post(inner, call("Größe"), Mcp_Method="tools/call", Mcp_Name=name)).status == 200
+        assert (await post(inner, call("drop"), Mcp_Name=name)).status == 400
+        assert [seen.all("mcp-name") for seen in upstream.seen] == [[name]]
 
 
 async def test_lists_lose_the_denied_tools_in_json_and_in_streams(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ invalid UTF-8, deep nesting, numbers JSON does not have. The bytes forwarded aft
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ STATELESS_ERA = "2026-07-28"
 PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS, HEADER_MISMATCH = -32700, -32600, -32602, -32020
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 """A string, or the rest of the text where one is never closed: without that, each quote in it would be tried anew."""
+_ENCODED = re.compile(r"=\?base64\?.*\?=")
+"""How a header carries a name that it could not carry as it stands, or that looks like this."""
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 _ENVELOPE = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
 _PARAMS = frozenset(("name", "uri", "arguments"))
@@ -62,7 +65,7 @@ def check_headers(message: RPCMessage, methods: list[str], names: list[str]) -> 
     """
     if methods and methods != [message.method]:
         raise BodyRefused("Mcp-Method does not match the body", rpc_code=HEADER_MISMATCH, rpc_id=message.id)
-    if names and names != [message.name]:
+    if names and (len(names) > 1 or not _stands_for(names[0], message.name)):
         raise BodyRefused("Mcp-Name does not match the body", rpc_code=HEADER_MISMATCH, rpc_id=message.id)
 
 
@@ -73,6 +76,16 @@ def parse_strictly(text: bytes) -> Any:
         return json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except (UnicodeDecodeError, ValueError) as error:
         raise BodyRefused("Parse error", rpc_code=PARSE_ERROR) from error
+
+
+def _stands_for(value: str, name: str | None) -> bool:
+    """Whether a header value means that name. Encoded, it must be the one encoding that all decoders agree on."""
+    if name is None or _ENCODED.fullmatch(value) is None:
+        return value == name
+    try:
+        return value == f"=?base64?{base64.b64encode(name.encode()).decode()}?="
+    except UnicodeEncodeError:  # half a surrogate pair, as JSON may hold
+        return False
 
 
 def _check_depth(text: bytes) -> None:
