@@ -19,6 +19,7 @@ from qanat.proxy.guard import AddressGuard
 from qanat.wire.addresses import join_host_port, reached
 
 MAX_ANSWER = 1024 * 1024
+MAX_CONNECTIONS = 100
 TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 
 
@@ -46,7 +47,11 @@ class Fetcher:
         tls: ssl.SSLContext,
     ) -> None:
         self._resolve, self._guard, self._allow_public = resolve, guard, allow_public
-        self._client = httpx2.AsyncClient(verify=tls, timeout=TIMEOUT, follow_redirects=False, trust_env=False)
+        # None is kept: the pool knows connections by address, and would take one that was verified for another name.
+        limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=0)
+        self._client = httpx2.AsyncClient(
+            verify=tls, timeout=TIMEOUT, limits=limits, follow_redirects=False, trust_env=False
+        )
 
     async def close(self) -> None:
         """Close what is open."""
