@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -15,6 +16,7 @@ import jwt
 import pytest
 from mcp.shared.auth_utils import check_resource_allowed
 
+from qanat.net.http1 import BodyReceived, MessageEnded
 from qanat.proxy.policy import auth, keys
 from tests.proxy.policy.test_token import BAD_TOKENS
 from tests.support.issuer import Issuer, issuer_running, lookup
@@ -242,9 +244,31 @@ async def test_an_event_stream_ends_cleanly_with_its_token(places: Places) -> No
         await peer.reader.read()
 
     place = await places.open(stream, auth={"leeway": "30s"})
-    token = place.issuer.token(exp=int(time.time()) - 5)  # over, but within the leeway
+    await place.get(Authorization=f"Bearer {place.issuer.token(scope='x')}")  # the keys are there from now on
+    end = time.time() + 1
+    token = place.issuer.token(exp=end - 30)
     answer = await place.get(Authorization=f"Bearer {token}", Accept="text/event-stream")
     assert (answer.status, answer.body) == (200, b"data: 1\n\n")
+    assert time.time() >= end - 0.1
+
+
+async def test_a_call_that_is_let_in_within_the_leeway_gets_its_result(places: Places) -> None:
+    begun = asyncio.Event()
+
+    async def stream(peer: UpstreamPeer) -> None:
+        await peer.request()
+        peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await begun.wait()
+        peer.send("9\r\ndata: 1\n\n\r\n0\r\n\r\n")
+        await peer.head()
+
+    place = await places.open(stream, auth={"leeway": "30s"})
+    token = place.issuer.token(exp=int(time.time()) - 5)
+    head = f"POST /mcp HTTP/1.1\nHost: wiki.t.example\nContent-Length: 2\nAuthorization: Bearer {token}"
+    place.inner.send(head, b"{}")
+    assert (await place.inner.head("POST")).status == 200
+    begun.set()
+    assert [event async for event in place.inner.rest()] == [BodyReceived(b"data: 1\n\n"), MessageEnded()]
 
 
 async def test_an_event_stream_of_known_length_does_not_pass_for_complete_when_its_token_ends(places: Places) -> None:
@@ -254,7 +278,8 @@ async def test_an_event_stream_of_known_length_does_not_pass_for_complete_when_i
         await peer.reader.read()
 
     place = await places.open(stream, auth={"leeway": "30s"})
-    token = place.issuer.token(exp=int(time.time()) - 5)  # over, but within the leeway
+    await place.get(Authorization=f"Bearer {place.issuer.token(scope='x')}")  # the keys are there from now on
+    token = place.issuer.token(exp=time.time() + 1 - 30)
     with pytest.raises(EOFError):
         await place.get(Authorization=f"Bearer {token}", Accept="text/event-stream")
 

@@ -87,7 +87,7 @@ class RoutePolicy:
                 request.notes["decision"] = "denied"
                 return caller
             request.notes["caller"] = caller
-            request.expires_at = caller.expires_at
+            request.expires_at = caller.expires_at + self._auth.policy.leeway
         if (reply := self._check_rate(request)) is not None:
             return reply
         if self._config.reads_bodies:
