@@ -204,6 +204,10 @@ class Exchange(ResponseListener):
         self._pending = [b"".join(self._pending)]
         return self._pending[0]
 
+    def invite_body(self) -> None:
+        """Tell the caller, who waits for that, to send it."""
+        self._caller.send_informational(100, Outgoing(Block(), []))
+
     def want_body(self) -> None:
         """A filter waits for more of it."""
         self._caller.resume_body()

@@ -10,6 +10,7 @@ from qanat.net.http1 import ResponseReceived
 from qanat.net.http1_fields import Header
 from qanat.proxy.errors import Reply, UpstreamBroken
 from qanat.proxy.filters import BodyTooLarge, FilteredRequest, RequestOutcome, ResponseFilter, RouteFilter
+from qanat.proxy.headers import expects_continue
 
 if TYPE_CHECKING:
     from qanat.proxy.exchange import Exchange
@@ -50,6 +51,9 @@ class FilterRun:
 
     async def _read_body(self, limit: int) -> bytes:
         self.reads_body = True
+        if self._exchange.request.length > limit:
+            raise BodyTooLarge
+        self._meet_expectation()
         while True:
             size, ended = self._exchange.body_so_far
             if size > limit:
@@ -59,6 +63,15 @@ class FilterRun:
             self._progress.clear()
             self._exchange.want_body()
             await self._progress.wait()
+
+    def _meet_expectation(self) -> None:
+        """The upstream will get head and body together: what the caller waits for is for us to say."""
+        assert self._request is not None
+        headers = self._request.headers
+        if expects_continue(headers):
+            headers[:] = [header for header in headers if header[0].lower() != b"expect"]
+            if self._exchange.body_so_far == (0, False):
+                self._exchange.invite_body()
 
     def filter_response(self, response: ResponseReceived) -> bool:
         """Whether the answer's body will be changed."""

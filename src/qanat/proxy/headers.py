@@ -6,7 +6,7 @@ Lines keep their order and are never merged: an MCP server must see a repeated `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from qanat.net.http1_fields import Block, Fields, Header, Headers, Outgoing, Remembering, tokens, values
@@ -97,6 +97,11 @@ def _check_passes(headers: Fields) -> None:
     passes = sum(len(_VIA_MARK.findall(value)) for value in values(headers, b"via"))
     if passes >= _MAX_PASSES:
         raise LoopDetected
+
+
+def expects_continue(headers: Iterable[Header]) -> bool:
+    """Whether the caller waits for `100 Continue` before it sends its body."""
+    return b"100-continue" in tokens(headers, b"expect")
 
 
 def caller_headers(headers: Fields, request_id: str, rewrite: Callable[[bytes, bytes], bytes] | None) -> Outgoing:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from qanat.net.http1 import Framing, ResponseReceived
 from qanat.net.http1_fields import Fields, Header, Headers, Outgoing
 from qanat.proxy.errors import UpstreamBroken
+from qanat.proxy.headers import expects_continue
 from qanat.proxy.pool import Pool
 from qanat.proxy.stdio.route import StdioConfig, StdioRequest, StdioRoute
 from qanat.proxy.upstream import ResponseListener, Upstream
@@ -45,8 +46,11 @@ class StdioUpstream(Upstream):
         fields = {name.lower().decode("ascii"): value.decode("latin-1") for name, value in headers}
         path = target.partition(b"?")[0].decode("latin-1")
         self._request = StdioRequest(method.decode("ascii"), path, fields)
-        if framing is Framing.NONE:
+        self._too_large = int(fields.get("content-length", 0)) > MAX_BODY
+        if framing is Framing.NONE or self._too_large:
             self._begin()
+        elif expects_continue(headers):
+            listener.response_received(ResponseReceived(100, b"Continue", b"1.1", Fields(), Framing.NONE))
 
     def flush(self) -> None:
         """See `UpstreamConnection`: nothing waits here."""
