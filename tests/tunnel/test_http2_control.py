@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,7 +18,7 @@ from qanat.tunnel.connection import (
     RegistrationRefused,
     RegistrationRequest,
 )
-from qanat.tunnel.http2 import ConnectorHTTP2, EdgeHTTP2
+from qanat.tunnel.http2 import MAX_CONTROL_QUEUE, ConnectorHTTP2, EdgeHTTP2
 from qanat.wire import cloudflared_headers as marks
 from qanat.wire.control_stream import (
     ControlClient,
@@ -29,7 +30,7 @@ from qanat.wire.control_stream import (
 from qanat.wire.http2 import ErrorCode, HTTP2Connection
 from qanat.wire.http2 import events as h2
 from qanat.wire.registration import ConfigurationResult, ConnectionDetails
-from tests.support.http2 import GET, OK, POST
+from tests.support.http2 import GET, OK, POST, settings_frame
 from tests.support.http2_peer import Peer, connector_by_hand, edge_by_hand, register_message
 from tests.support.requirements import requirement
 from tests.support.tunnel import (
@@ -218,3 +219,37 @@ async def test_a_malformed_answer_to_a_push_is_the_peers_fault(body: bytes) -> N
 async def connection() -> AsyncIterator[Tunnel]:
     async with tunnel("http2") as opened:
         yield opened
+
+
+def unknown_message(size: int) -> bytes:
+    """An RPC message of a kind that does not exist: it is answered with itself, as Cap'n Proto wants it."""
+    body = struct.pack("<iHHH6x", 0, 1, 0, 77) + bytes(size)
+    return struct.pack("<II", 0, len(body) // 8) + body
+
+
+@requirement("tunnel:http2:control")
+async def test_a_connector_that_asks_and_takes_no_answer_is_closed() -> None:
+    edge = EdgeHTTP2(Admission())
+    peer = Peer(HTTP2Connection(False))
+    memory_pair(peer, edge)
+    await peer.hear(h2.RequestReceived)
+    peer.codec.send_headers(1, OK)
+    peer.transport.write(settings_frame((4, 0)))
+    for _ in range(MAX_CONTROL_QUEUE // 8000 + 1):
+        peer.codec.send_data(1, unknown_message(8000))
+    peer.flush()
+    async with asyncio.timeout(TIMEOUT):
+        assert "does not read" in str(await edge.wait_lost())
+
+
+@requirement("tunnel:http2:control")
+async def test_a_connector_that_asks_what_nobody_knows_and_takes_its_answers_stays() -> None:
+    edge, peer = await connector_by_hand(Admission())
+    for _ in range(MAX_CONTROL_QUEUE // 8000 + 1):
+        peer.codec.send_data(1, unknown_message(8000))
+        peer.flush()
+        event = await peer.hear(h2.DataReceived)
+        assert isinstance(event, h2.DataReceived)
+        peer.codec.acknowledge(1, len(event.data))
+    assert not edge.transport.is_closing()
+    edge.close()

@@ -14,8 +14,10 @@ from qh3.quic.connection import QuicConnection
 from qh3.quic.stream import QuicStreamReceiver
 
 from qanat.net.layer import HIGH_WATER
+from qanat.net.transport import Receiver
 from qanat.pki.issue import CONNECTOR_LISTENER_NAMES, issue_listener
 from qanat.pki.material import Pair
+from qanat.tunnel import control
 from qanat.tunnel.connection import ConnectionLost, ConnectionUnavailable
 from qanat.tunnel.quic import QUICConnectorConnection, QUICEdgeConnection
 from qanat.tunnel.quic_engine import STREAM_WINDOW, client_configuration
@@ -26,6 +28,7 @@ from tests.support.proxy import until
 from tests.support.requirements import requirement
 from tests.support.tunnel import ACCEPTED, TIMEOUT, Admission, Client, Upstream, Upstreams, registration, tunnel
 from tests.support.tunnel import http_request as request
+from tests.tunnel.test_http2_control import unknown_message
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,23 @@ async def test_streams_that_a_connector_opens_beyond_the_first_are_refused() -> 
 
 
 @requirement("quic:credit")
+class Deaf(Receiver):
+    """Hears nothing."""
+
+
+async def test_a_connector_that_asks_and_takes_no_answer_is_closed(
+    listener: QUICListener, ca: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "FIRST_CALL_TIMEOUT", 3600.0)
+    connector = await dial_quic(*listener.address, Upstreams(), ca.certificate_pem)
+    stream = connector.link.open_stream(Deaf())
+    stream.pause_reading()
+    for _ in range(400):
+        stream.write(unknown_message(8000))
+    async with asyncio.timeout(TIMEOUT):
+        await connector.wait_closed()
+
+
 async def test_a_paused_reader_is_sent_no_more_than_its_window() -> None:
     async with tunnel("quic") as connection:
         client, upstream = await connection.open_websocket()

@@ -145,6 +145,25 @@ def test_a_changed_initial_window_reaches_open_streams() -> None:
     assert client.queued(1) == 0
 
 
+@requirement("wire:h2:windows")
+def test_a_window_that_becomes_negative_while_the_stream_waits_for_its_turn_sends_nothing() -> None:
+    client = client_fed(settings_frame((4, 10)))
+    client.send_data(1, b"x" * 30)
+    client.data_to_send()
+    client.receive_data(settings_frame((4, 20)) + settings_frame((4, 0)))
+    assert not [kind for kind, *_ in frames_of(client.data_to_send()) if kind == FrameType.DATA]
+    assert client.queued(1) == 20
+    client.receive_data(window_update(1, 30))
+    assert [payload for kind, _, _, payload in frames_of(client.data_to_send()) if kind == 0] == [b"x" * 20]
+
+
+@requirement("wire:h2:windows")
+def test_of_a_setting_given_twice_the_last_one_counts() -> None:
+    client = client_fed(settings_frame((4, 0), (4, 7)))
+    client.send_data(1, b"x" * 30)
+    assert [len(payload) for kind, _, _, payload in frames_of(client.data_to_send()) if kind == 0] == [7]
+
+
 @requirement("wire:h2:credit")
 def test_credit_is_given_only_for_what_was_acknowledged() -> None:
     client, server = pair()

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from qanat.wire.http2 import HTTP2Connection, Settings
 from qanat.wire.http2 import events as h2
-from qanat.wire.http2.frames import FrameType, frame
+from qanat.wire.http2.frames import FrameType, frame, window_update
 from tests.support.chunks import cut, exchange, feed, survives
-from tests.support.http2 import GET, OK, OPENING, POST, headers_frame, settings_frame
+from tests.support.http2 import GET, OK, OPENING, POST, frames_of, headers_frame, settings_frame
 from tests.support.requirements import requirement
 
 EXAMPLES = settings(max_examples=60)
@@ -205,3 +205,62 @@ def test_whatever_is_written_arrives_once_in_order_and_within_the_windows(
     for truth in truths.values():
         assert truth.arrived == truth.written
     assert not any(client.queued(stream) for stream in truths)
+
+
+grants = st.lists(
+    st.tuples(
+        st.sampled_from(["settings", "credit", "credit all", "write", "take"]),
+        st.sampled_from([1, 3, 5]),
+        st.one_of(st.integers(0, 50), st.integers(0, 90_000)),
+    ),
+    max_size=40,
+)
+
+
+@requirement("wire:h2:windows")
+@settings(max_examples=200)
+@given(grants, st.booleans())
+def test_however_a_peer_moves_its_windows_no_byte_leaves_without_one(
+    script: list[tuple[str, int, int]], capped: bool
+) -> None:
+    client = HTTP2Connection(True, capped=capped)
+    client.receive_data(settings_frame())
+    streams = [client.open_stream(POST) for _ in range(3)]
+    written, sent, granted = dict.fromkeys(streams, 0), dict.fromkeys(streams, 0), dict.fromkeys(streams, 0)
+    initial = whole = 65_535
+    most = dict.fromkeys(streams, initial)
+    """What each stream was ever allowed in all: bytes framed before a window shrank may leave after that."""
+
+    def take() -> None:
+        while data := client.data_to_send():
+            for kind, _, stream, payload in frames_of(data):
+                if kind == FrameType.DATA:
+                    sent[stream] += len(payload)
+        assert all(sent[stream] <= most[stream] for stream in streams)
+        assert sum(sent.values()) <= whole
+
+    for action, stream, size in script:
+        match action:
+            case "settings":
+                client.receive_data(settings_frame((4, size)))
+                initial = size
+            case "credit":
+                client.receive_data(window_update(stream, size + 1))
+                granted[stream] += size + 1
+            case "credit all":
+                client.receive_data(window_update(0, size + 1))
+                whole += size + 1
+            case "write":
+                client.send_data(stream, b"x" * size)
+                written[stream] += size
+            case "take":
+                take()
+        most = {each: max(most[each], initial + granted[each]) for each in streams}
+    client.receive_data(window_update(0, 2**24))
+    whole += 2**24
+    for _ in range(100):  # the cap lets a stream send so much, and then waits for credit
+        for stream in streams:
+            client.receive_data(window_update(stream, 2**17))
+            most[stream] += 2**17
+        take()
+    assert sent == written

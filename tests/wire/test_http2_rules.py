@@ -71,6 +71,7 @@ SERVER_BREACHES: dict[str, tuple[bytes, ErrorCode]] = {
     "push": (frame(FrameType.PUSH_PROMISE, END_HEADERS, 1, bytes(4)), PROTOCOL),
     "settings on a stream": (frame(FrameType.SETTINGS, 0, 1), PROTOCOL),
     "settings cut short": (frame(FrameType.SETTINGS, 0, 0, bytes(5)), SIZE),
+    "settings without end": (settings_frame(*[(4, size) for size in range(65)]), CALM),
     "settings acknowledged with a payload": (frame(FrameType.SETTINGS, ACK, 0, bytes(6)), SIZE),
     "push setting out of range": (settings_frame((2, 2)), PROTOCOL),
     "window setting out of range": (settings_frame((4, 2**31)), FLOW),

@@ -40,6 +40,8 @@ from qanat.wire.registration import ConfigurationResult
 STALLED_AFTER = 5.0
 """Seconds without any window for the whole connection after which it gets no new streams."""
 MAX_CONFIGURATION_SIZE = 1024 * 1024
+MAX_CONTROL_QUEUE = 64 * 1024
+"""Bytes of answers on the control stream that the peer may leave unread."""
 _CONTROL_HEADERS: Headers = (
     (":method", "GET"),
     (":scheme", "https"),
@@ -217,8 +219,7 @@ class EdgeHTTP2(Link):
         self._stalled = stalled
 
     def _write_control(self, data: bytes) -> None:
-        self.codec.send_data(self._control_id, data)
-        self.flush_soon()
+        _write_control(self, self._control_id, data)
 
 
 class ConnectorStream(Stream):
@@ -334,8 +335,7 @@ class ConnectorHTTP2(Link):
         self._control.opened()
 
     def _write_control(self, data: bytes) -> None:
-        self.codec.send_data(self._control_id, data)
-        self.flush_soon()
+        _write_control(self, self._control_id, data)
 
     def _receive_configuration(self, stream_id: int, data: bytes) -> None:
         body = self._configurations[stream_id]
@@ -405,3 +405,10 @@ def _mapped(address: object) -> bytes:
     except ValueError:
         return b""
     return bytes(10) + b"\xff\xff" + ip.packed if ip.version == 4 else ip.packed
+
+
+def _write_control(link: Link, stream_id: int, data: bytes) -> None:
+    """Answer, unless the peer asks and asks and takes no answer."""
+    if link.codec.send_data(stream_id, data) > MAX_CONTROL_QUEUE:
+        link.fail(ProtocolError("the peer does not read what it is answered on the control stream"))
+    link.flush_soon()

@@ -220,7 +220,7 @@ class QUICConnectorConnection(ConnectorConnection):
 
 
 class _ControlStream(Receiver):
-    """Passes the control stream's bytes on; bytes that make no sense end the connection."""
+    """Passes the control stream's bytes on; bytes that make no sense, and answers left unread, end the connection."""
 
     def __init__(self, receive: Callable[[bytes], None], close: Callable[[], None]) -> None:
         self._receive, self._close = receive, close
@@ -230,6 +230,9 @@ class _ControlStream(Receiver):
             self._receive(data)
         except ProtocolError:
             self._close()
+
+    def pause_writing(self) -> None:
+        self._close()
 
     def eof_received(self) -> bool:
         return True  # cloudflared ends its side after it has unregistered: our answer is still under way

@@ -56,6 +56,8 @@ from qanat.wire.http2.sending import Stream
 
 MAX_CONTINUATIONS: Final = 64
 """CONTINUATION frames of one header block."""
+MAX_SETTINGS: Final = 64
+"""Settings of one frame; fewer than ten are defined."""
 
 
 @dataclass(slots=True)
@@ -381,7 +383,9 @@ class HTTP2Connection(Endpoint):
         if flags & ACK:
             return
         self._got_settings = True
-        for key, value in struct.iter_unpack(">HI", payload):
+        if len(payload) > 6 * MAX_SETTINGS:
+            raise HTTP2Error("too many settings in one frame", ErrorCode.ENHANCE_YOUR_CALM)
+        for key, value in dict(struct.iter_unpack(">HI", payload)).items():  # each may walk all streams: only the last
             self._apply_setting(key, value)
         self._frames.append(frame(FrameType.SETTINGS, ACK, 0))
         self._events.append(SettingsReceived())

@@ -152,10 +152,13 @@ class Sender:
             self.mark_ready(stream)
 
     def change_initial_window(self, size: int) -> None:
-        """The peer's SETTINGS change the window of every stream, those open included (RFC 9113 6.9.2)."""
+        """The peer's SETTINGS change the window of every stream, those open included, perhaps below zero (RFC 9113
+        6.9.2)."""
         difference, self.initial_window = size - self.initial_window, size
         for stream in self._streams.values():
             stream.send_window += difference
+            if stream.send_window <= 0:
+                self._ready.pop(stream.id, None)
             self.mark_ready(stream)
 
     def forget(self, stream: Stream) -> None:
