@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from qh3.quic.connection import QuicConnection
+from qh3.quic.events import StreamDataReceived
 from qh3.quic.stream import QuicStreamReceiver
 
 from qanat.net.layer import HIGH_WATER
@@ -23,6 +24,7 @@ from qanat.tunnel.quic import QUICConnectorConnection, QUICEdgeConnection
 from qanat.tunnel.quic_engine import STREAM_WINDOW, client_configuration
 from qanat.tunnel.quic_link import QUICStream
 from qanat.tunnel.quic_udp import QUICListener, dial_quic, listen_quic
+from qanat.wire.quic_stream import ConnectRequest, ConnectType
 from tests.support.pki import now, serial, throwaway_ca
 from tests.support.proxy import until
 from tests.support.requirements import requirement
@@ -142,6 +144,28 @@ async def test_a_paused_reader_is_sent_no_more_than_its_window() -> None:
         assert written <= STREAM_WINDOW + HIGH_WATER + 65536
         assert not stream.is_reading()
         assert echoing is not upstream
+
+
+@pytest.mark.parametrize("again", [1, 3])
+async def test_bytes_for_a_stream_that_was_let_go_of_are_no_new_request(again: int) -> None:
+    smuggled = ConnectRequest("https://internal/admin", ConnectType.HTTP, (("HttpMethod", "POST"),)).encode()
+    async with tunnel("quic") as connection:
+        assert isinstance(connection.connector, QUICConnectorConnection)
+        link = connection.connector.link
+        _, first = await connection.open_websocket()
+        _, second = await connection.open_websocket()
+        gone = max(link.streams)
+        second.stream.abort()
+        first.stream.abort()
+        await until(lambda: gone not in link.streams)
+        before = list(connection.upstreams.heads)
+        for _ in range(again):
+            link._hear_data(StreamDataReceived(data=smuggled, end_stream=False, stream_id=gone))
+        assert connection.upstreams.heads == before
+        assert gone not in link.streams
+        client, _ = await connection.open_websocket()
+        client.transport.write(b"still here")
+        assert await client.receive(10) == b"still here"
 
 
 @requirement("quic:credit")

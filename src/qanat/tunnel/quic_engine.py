@@ -88,8 +88,8 @@ class _Stream(QuicStream):
             self.limit = value
 
 
-class _FinishedStreams:
-    """The set of finished stream ids, as ranges of each of the four kinds."""
+class StreamIds:
+    """A set of stream ids, as ranges of each of the four kinds."""
 
     def __init__(self) -> None:
         self._ranges = [RangeSet() for _ in range(4)]
@@ -118,7 +118,7 @@ class Engine(QuicConnection):
         limit = self._local_max_data
         self._local_max_data = _Window(limit.frame_type, limit.name, limit.value)
         self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = max_streams
-        self._streams_finished = cast("set[int]", _FinishedStreams())
+        self._streams_finished = cast("set[int]", StreamIds())
         self.written = 0
 
     @property

@@ -18,7 +18,7 @@ from qanat.logger import get_logger
 from qanat.net.layer import HIGH_WATER, LOW_WATER
 from qanat.net.transport import Receiver
 from qanat.tunnel.connection import ConnectionLost, StreamReset
-from qanat.tunnel.quic_engine import CONNECTION_WINDOW, STREAM_WINDOW, Engine
+from qanat.tunnel.quic_engine import CONNECTION_WINDOW, STREAM_WINDOW, Engine, StreamIds
 
 _log = get_logger("qanat.tunnel")
 
@@ -52,6 +52,8 @@ class QUICLink:
         self.streams: dict[int, QUICStream] = {}
         self.waiting: set[QUICStream] = set()
         """Streams with bytes that wait for credit or for the wire."""
+        self._met = StreamIds()
+        """Those that the peer opened, gone ones too."""
         self.held = 0
         """Bytes received that paused streams have not passed on."""
         self.lost = False
@@ -153,15 +155,22 @@ class QUICLink:
                 self._lose(_explain(event))
 
     def _hear_data(self, event: events.StreamDataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is None:
-            if event.stream_id % 4 >= 2 or (event.stream_id % 2 == 0) == self.engine.configuration.is_client:
-                return  # the rest of a stream that we have let go of, or a one-way stream, of which we know no use
-            stream = self._add(event.stream_id, asyncio.Protocol())
-            stream.set_protocol(self._owner.stream_opened(stream))
-            stream.get_protocol().connection_made(stream)
-        stream.receive(event.data, event.end_stream)
+        stream = self.streams.get(event.stream_id) or self._meet(event.stream_id)
+        if stream is not None:
+            stream.receive(event.data, event.end_stream)
         self.grant()
+
+    def _meet(self, stream_id: int) -> QUICStream | None:
+        """The stream that begins here. None for the rest of one that we have let go of, whose bytes must never be read
+        as the head of another, and for a one-way stream, of which we know no use."""
+        is_ours = (stream_id % 2 == 0) == self.engine.configuration.is_client
+        if is_ours or stream_id % 4 >= 2 or stream_id in self._met:
+            return None
+        self._met.add(stream_id)
+        stream = self._add(stream_id, asyncio.Protocol())
+        stream.set_protocol(self._owner.stream_opened(stream))
+        stream.get_protocol().connection_made(stream)
+        return stream
 
     def grant(self) -> None:
         """Let the peer send as much as has been taken, in large steps."""
