@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 import warnings
+from datetime import UTC, datetime, timedelta
+from os import environ
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from qanat.errors import ConfigInvalid
 from qanat.net.errors import TLSFailed
+from qanat.proxy import reload
 from qanat.proxy.certificate import load_certificate
 from qanat.proxy.reload import CertificateWatch
 from tests.support.pki import documented_ca, documented_server, throwaway_ca, throwaway_server
@@ -178,6 +183,52 @@ async def test_a_mismatched_pair_changes_nothing_and_is_logged_once(
         own_pki.renew()
         watch.look(100.0)
         assert end.proxy.certificate.serial != old.serial
+
+
+async def test_whatever_fails_at_a_look_the_next_pair_is_taken_up(
+    own_pki: TestPKI, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy_running(own_pki, NOWHERE) as end:
+        old = end.proxy.certificate
+        watch = CertificateWatch(end.proxy, 0.0)
+        own_pki.renew()
+        with monkeypatch.context() as broken:
+            broken.setattr(reload, "load_certificate", lambda cert, key: environ["secret"])
+            watch.look(100.0)
+        assert [failure["error"] for failure in messages(caplog, "certificate reload failed")] == [
+            "internal error: KeyError"
+        ]
+        assert end.proxy.certificate is old
+        watch.look(110.0)
+        assert end.proxy.certificate.serial != old.serial
+
+
+def test_names_that_cannot_be_read_are_a_problem_of_the_file(own_pki: TestPKI) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    begin = datetime.now(UTC)
+    name = "münchen.example".encode("latin-1")  # openssl makes such ones
+    names = bytes([0x30, len(name) + 2, 0x82, len(name)]) + name
+    builder = x509.CertificateBuilder(who, who, key.public_key(), 5, begin, begin + timedelta(days=30))
+    odd = x509.UnrecognizedExtension(x509.oid.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names)
+    certificate = builder.add_extension(odd, critical=False).sign(key, hashes.SHA256())
+    own_pki.cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    own_pki.key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    with pytest.raises(ConfigInvalid, match="alternative names cannot be read"):
+        load_certificate(own_pki.cert_file, own_pki.key_file)
+
+
+def test_a_key_that_goes_while_it_is_loaded_is_a_problem_of_the_file(
+    own_pki: TestPKI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(self: ssl.SSLContext, *_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", vanish)
+    with pytest.raises(ConfigInvalid, match="changed while they were read"):
+        load_certificate(own_pki.cert_file, own_pki.key_file)
 
 
 @requirement("proxy:21")

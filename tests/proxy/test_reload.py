@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,24 @@ async def test_edited_routes_are_served_without_a_restart_and_a_broken_file_chan
     said = {(record.getMessage(), vars(record)["fields"].get("route")) for record in caplog.records}
     assert {("route added", "c"), ("route removed", "a"), ("config reload failed", None)} <= said
     assert ("restart required", None) in said
+
+
+async def test_whatever_fails_at_a_reload_the_next_file_is_taken_up(
+    pki: TestPKI, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    routes: dict[str, Any] = {"a": "http://127.0.0.1:1"}
+    write(path, pki, routes)
+    async with proxy_running(pki, routes, reload=RELOAD, config_path=path) as end:
+        with monkeypatch.context() as broken:
+            broken.setattr(end.proxy, "use_config", lambda config: environ["secret"])
+            write(path, pki, {**routes, "b": "http://127.0.0.1:1"})
+            await until(lambda: end.proxy.metrics.reload_success._value.get() == 0)
+        write(path, pki, {**routes, "c": "http://127.0.0.1:1"})
+        await until(lambda: set(end.proxy.routes) == {"a", "c"})
+        assert end.proxy.metrics.reload_success._value.get() == 1
+    failed = [vars(record)["fields"] for record in caplog.records if record.getMessage() == "config reload failed"]
+    assert failed == [{"errors": ["internal error: KeyError"]}]
 
 
 async def test_a_request_finishes_on_the_route_it_began_on(pki: TestPKI, tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ def _names(leaf: x509.Certificate) -> tuple[str, ...]:
         extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return ()
+    except ValueError as error:
+        raise ConfigInvalid(["tls.cert_file: the certificate's alternative names cannot be read"]) from error
     return tuple(extension.value.get_values_for_type(x509.DNSName))
 
 
@@ -121,6 +123,8 @@ def _context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
         context.load_cert_chain(cert_file, key_file, password="")
     except ssl.SSLError as error:
         raise ConfigInvalid([f"tls: {(error.reason or str(error)).replace('_', ' ').lower()}"]) from error
+    except OSError as error:  # they were there a moment ago
+        raise ConfigInvalid([f"tls: the files changed while they were read: {error.strerror}"]) from error
     return context
 
 

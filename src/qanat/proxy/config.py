@@ -10,7 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from qanat.config import Duration, Section
@@ -48,6 +56,15 @@ def _parse_level(value: object) -> object:
     if level not in ("debug", "info", "warn", "error"):
         raise ValueError(f'must be debug, info, warn or error, not "{value}"')
     return level
+
+
+def _check_host(value: str) -> str:
+    if not value or any(not "!" <= letter <= "~" for letter in value):
+        raise ValueError(f'must be upstream, preserve or a host name in ASCII, not "{value}"')
+    return value
+
+
+HostHeader = Annotated[str, AfterValidator(_check_host)]
 
 
 def _parse_route(value: object) -> object:
@@ -123,7 +140,7 @@ class RouteConfig(PolicyConfig):
     upstream: Upstream = STDIO
     stdio: StdioConfig | None = None
     """A program to run instead of an upstream to dial."""
-    host_header: str | None = None
+    host_header: HostHeader | None = None
     """`upstream`, `preserve` or a literal; None takes `upstream.host_header`."""
     allowed_ips: Networks | None = None
     """Narrows `upstream.allowed_ips`, and must lie inside it."""
@@ -166,7 +183,7 @@ class UpstreamConfig(ProxySection):
     disable_ip_validation: Bool = False
     """Dial any address. Not together with `allowed_ips`; warned about at every start."""
     tls: UpstreamTLS = UpstreamTLS()
-    host_header: str = "upstream"
+    host_header: HostHeader = "upstream"
     """`upstream` sends the route's own address with its port, `preserve` the tunnel hostname, anything else itself."""
     idle_timeout: Duration = timedelta(seconds=4)
     """How long an idle connection is kept: below the 5 s after which uvicorn closes its end."""

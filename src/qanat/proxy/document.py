@@ -88,7 +88,11 @@ class Document:
             return self._mapping(node, where)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(item, (*where, index)) for index, item in enumerate(node.value)]
-        return yaml.SafeLoader("").construct_object(node)
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except (ValueError, LookupError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(problem=f"not a valid {kind}", problem_mark=node.start_mark) from error
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
         values: dict[str, Any] = {}

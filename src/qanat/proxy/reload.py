@@ -42,10 +42,15 @@ class CertificateWatch:
             if changed or now - self._loaded_at > TICKET_KEYS_LIFETIME:
                 self._take_up(load_certificate(files.cert_file, files.key_file), changed, now)
         except ConfigInvalid as error:
-            if now - self._failed_at >= FAILURE_EVERY:
-                self._failed_at = now
-                log.warn("certificate reload failed", error=str(error))
+            self._fail(str(error), now)
+        except Exception as error:  # whatever is wrong with these files, the next ones may be good
+            self._fail(f"internal error: {type(error).__name__}", now)
         self._warn_of_expiry(now)
+
+    def _fail(self, reason: str, now: float) -> None:
+        if now - self._failed_at >= FAILURE_EVERY:
+            self._failed_at = now
+            log.warn("certificate reload failed", error=reason)
 
     def _take_up(self, certificate: Certificate, changed: bool, now: float) -> None:
         self._proxy.use_certificate(certificate)
@@ -91,13 +96,19 @@ class ConfigWatch:
                 return False
             self._proxy.use_config(config)
         except ConfigInvalid as error:
-            self._proxy.metrics.reload_success.set(0)
-            log.error("config reload failed", errors=error.problems)
+            self._fail(error.problems)
+            return False
+        except Exception as error:  # as above
+            self._fail([f"internal error: {type(error).__name__}"])
             return False
         self._proxy.metrics.reload_success.set(1)
         set_level(config.log_level)
         log.info("config reloaded", routes=len(config.routes))
         return True
+
+    def _fail(self, problems: list[str]) -> None:
+        self._proxy.metrics.reload_success.set(0)
+        log.error("config reload failed", errors=problems)
 
 
 def _keep_fixed(current: ProxyConfig, new: ProxyConfig) -> ProxyConfig:
