@@ -43,6 +43,7 @@ MARKER = "<!-- Below this line the page is written by `make docs`, from the code
 _TYPES = {
     "Path": "path", "Duration": "duration", "SecretStr": "secret", "str": "text", "int": "number", "bool": "yes or no",
     "float": "number", "Bool": "yes or no", "Count": "number", "ListenAddress": "host:port", "Networks": "networks",
+    "HostHeader": "text",
 }  # fmt: skip
 
 

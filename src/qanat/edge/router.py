@@ -6,6 +6,7 @@ Until the proxy has accepted the upgrade nothing of the client's has been handed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -67,40 +68,22 @@ class Router:
         Raises `EdgeRefused`, the most telling of what went wrong on the ways tried.
         """
         check_ready(record)
-        try:
-            async with asyncio.timeout(self._open_timeout):
-                await self._try_ways(record.uuid, head, make_end, local_only)
-        except TimeoutError:
-            raise ConnectorUnreachable from None
-
-    async def _try_ways(
-        self, tunnel: UUID, head: RequestHead, make_end: Callable[[str], StreamEnd], local_only: bool
-    ) -> None:
-        failure = await self._try_local(tunnel, head, make_end)
+        tunnel, deadline = record.uuid, _now() + self._open_timeout
+        failure = await self._try_local(tunnel, head, make_end, deadline)
         if failure is None:
             return
         if local_only or self._others is None or not isinstance(failure, _WORTH_ANOTHER_NODE):
             raise failure
         for node in self._others.holders(tunnel)[:MAX_TRIES]:
-            end = make_end("node")
-            try:
-                async with asyncio.timeout(self._open_timeout / 3):
-                    await self._others.open_stream(node, tunnel, head, end)
-                    answer = await end.answer
-            except TimeoutError:
-                failure = NodeUnreachable()
-            except EdgeRefused as refused:
-                failure = refused
-            else:
-                if answer.status == 101:
-                    return
-                failure = to_refusal(answer)
-            finally:
-                _give_up(end)
+            if _now() >= deadline:
+                raise ConnectorUnreachable
+            failure = await self._try_node(self._others, node, tunnel, head, make_end("node"), deadline)
+            if failure is None:
+                return
         raise failure
 
     async def _try_local(
-        self, tunnel: UUID, head: RequestHead, make_end: Callable[[str], StreamEnd]
+        self, tunnel: UUID, head: RequestHead, make_end: Callable[[str], StreamEnd], deadline: float
     ) -> EdgeRefused | None:
         """None when the stream is open, else why not."""
         if self._connections.streams(tunnel) >= self._streams_per_tunnel:
@@ -111,7 +94,9 @@ class Router:
             connector = connection.request.connector.connector_id
             if connector in blind:
                 continue
-            refusal = await self._try_connection(connection, head, make_end("local"))
+            if _now() >= deadline:
+                return ConnectorUnreachable()
+            refusal = await self._try_connection(connection, head, make_end("local"), deadline)
             if refusal is None:
                 return None
             failure = refusal
@@ -122,7 +107,7 @@ class Router:
         return failure
 
     async def _try_connection(
-        self, connection: EdgeConnection, head: RequestHead, end: StreamEnd
+        self, connection: EdgeConnection, head: RequestHead, end: StreamEnd, deadline: float
     ) -> EdgeRefused | None:
         try:
             connection.open_stream(head, end)
@@ -130,14 +115,30 @@ class Router:
         except ConnectionUnavailable:
             return TunnelBusy()
         try:
-            async with asyncio.timeout(self._open_timeout / 3):
-                answer = await end.answer
+            return await _judge(end, self._end_of_way(deadline))
         except (ConnectorUnreachable, TimeoutError):
             return ConnectorUnreachable()
-        else:
-            return None if answer.status == 101 else to_refusal(answer)
         finally:
             _give_up(end)
+
+    async def _try_node(
+        self, others: OtherNodes, node: Node, tunnel: UUID, head: RequestHead, end: StreamEnd, deadline: float
+    ) -> EdgeRefused | None:
+        until = self._end_of_way(deadline)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await others.open_stream(node, tunnel, head, end)
+            return await _judge(end, until)
+        except TimeoutError:
+            return NodeUnreachable()
+        except EdgeRefused as refused:
+            return refused
+        finally:
+            _give_up(end)
+
+    def _end_of_way(self, deadline: float) -> float:
+        return min(_now() + self._open_timeout / 3, deadline)
 
 
 _WORTH_ANOTHER_NODE = (TunnelNotConnected, TunnelBusy, ConnectorUnreachable, ProxyUnreachable, NoIngressRules)
@@ -151,6 +152,18 @@ def check_ready(record: TunnelRecord) -> None:
         raise TunnelHasNoCertificate
 
 
+async def _judge(end: StreamEnd, until: float) -> EdgeRefused | None:
+    """What the answer says, None when it accepts. Raises `TimeoutError`, but never for an answer that is there.
+
+    Whoever answered 101 has been joined to the client: a second way must not be tried then, however late it came.
+    """
+    await asyncio.wait((end.answer,), timeout=max(until - _now(), 0.0))
+    if not end.answer.done():
+        raise TimeoutError
+    answer = end.answer.result()
+    return None if answer.status == 101 else to_refusal(answer)
+
+
 def to_refusal(answer: ResponseHead) -> EdgeRefused:
     """Why an answer other than 101 means no."""
     if not answer.from_upstream:
@@ -159,8 +172,13 @@ def to_refusal(answer: ResponseHead) -> EdgeRefused:
     return NoIngressRules() if answer.status == 503 and not answer.headers else UpgradeRefused()
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _give_up(end: StreamEnd) -> None:
     """Reset a stream that was not accepted, whatever the reason for leaving it."""
+    end.answer.cancel()
     accepted = end.answer.done() and not end.answer.cancelled() and end.answer.exception() is None
     if accepted and end.answer.result().status == 101:
         return
