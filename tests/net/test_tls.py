@@ -374,6 +374,22 @@ def test_a_gate_lets_in_so_many_and_keeps_so_many_waiting() -> None:
     assert entered == [0, 1, 2, 4]
 
 
+def test_handshakes_that_are_over_as_soon_as_they_start_do_not_pile_up() -> None:
+    gate, over = HandshakeGate(limit=1, waiting=5000), []
+
+    def fail() -> None:
+        over.append(True)
+        gate.leave()
+
+    assert gate.enter(lambda: None)
+    for _ in range(5000):
+        assert gate.enter(fail)
+    gate.leave()
+    assert len(over) == 5000
+    assert gate.enter(fail)
+    assert len(over) == 5001
+
+
 async def test_a_failed_handshake_frees_its_place_at_the_gate(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

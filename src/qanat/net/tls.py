@@ -38,6 +38,7 @@ class HandshakeGate:
     def __init__(self, limit: int = 128, waiting: int = 1024) -> None:
         self._free, self._max_waiting = limit, waiting
         self._waiting: deque[Callable[[], None]] = deque()
+        self._starting = False
 
     def enter(self, start: Callable[[], None]) -> bool:
         """Call `start` now or when a place is free; False, and never, when too many wait already."""
@@ -60,10 +61,16 @@ class HandshakeGate:
 
     def leave(self) -> None:
         """A handshake is over: the next one may start."""
-        if self._waiting:
-            self._waiting.popleft()()
-        else:
-            self._free += 1
+        self._free += 1
+        if self._starting:
+            return  # by one that is over as soon as it starts, of which there may be a thousand in a row
+        self._starting = True
+        try:
+            while self._free and self._waiting:
+                self._free -= 1
+                self._waiting.popleft()()
+        finally:
+            self._starting = False
 
 
 class _Turn:
