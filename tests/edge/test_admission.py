@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import ssl
 from ipaddress import ip_network
 
@@ -15,6 +17,7 @@ from qanat.edge.admission import identify, is_allowed
 from qanat.edge.config import ClientMapping
 from qanat.edge.server import Edge
 from qanat.tunnel.connection import RegistrationRefused
+from qanat.tunnel.quic_udp import dial_quic
 from tests.edge.test_endings import metric, until
 from tests.support.edge import (
     CLIENT_NAME,
@@ -30,6 +33,7 @@ from tests.support.edge import (
 )
 from tests.support.edge_clients import ask
 from tests.support.requirements import requirement
+from tests.support.tunnel import Upstreams
 
 NETWORKS = [ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")]
 
@@ -145,6 +149,51 @@ async def test_more_at_the_connectors_door_than_allowed_are_turned_away(
         first.close()
         async with asyncio.timeout(TIMEOUT):
             await asyncio.gather(first.wait_closed(), return_exceptions=True)
+
+
+def beginning_of_quic() -> bytes:
+    """A first datagram as anybody can make one: its header promises a handshake that is not in it."""
+    return (b"\xc3\0\0\0\1\x08" + os.urandom(8) + b"\0\0\x44\x9e").ljust(1200, b"\0")
+
+
+@requirement("edge:limits")
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"connector_connections": 2}, "too_many_connections"),
+        ({"handshakes": 1, "waiting_handshakes": 1}, "too_many_handshakes"),
+    ],
+)
+async def test_quic_connections_count_from_their_first_datagram(
+    files: OperatorFiles, directory: DictDirectory, limits: dict[str, int], reason: str
+) -> None:
+    async with running_edge(files, directory, connectors={"quic": True}, limits=limits) as edge:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anybody:
+            for _ in range(5):
+                anybody.sendto(beginning_of_quic(), edge.connector_address)
+            await until(lambda: metric(edge, "cut_total", reason=reason) == 3)
+        assert len(edge.connectors._quic[0].connections) == 2
+        if reason == "too_many_connections":
+            _, writer = await asyncio.open_connection(*edge.connector_address)
+            await until(lambda: metric(edge, "cut_total", reason=reason) == 4)
+            writer.close()
+
+
+@requirement("edge:limits")
+async def test_a_quic_connection_whose_handshake_is_done_makes_room_for_another_handshake(
+    files: OperatorFiles, directory: DictDirectory
+) -> None:
+    limits = {"handshakes": 1, "waiting_handshakes": 0}
+    ca = files.path("connector-listener-ca").read_bytes()
+    async with running_edge(files, directory, connectors={"quic": True}, limits=limits) as edge:
+        (listener,) = edge.connectors._quic
+        dialled = []
+        for _ in range(3):
+            dialled.append(await dial_quic(*edge.connector_address, Upstreams(), ca))
+            await until(lambda: not listener.shaking)
+        assert len(listener.connections) == 3
+        for connection in dialled:
+            connection.close()
 
 
 async def test_a_client_that_only_connects_is_no_harm_to_others(

@@ -141,7 +141,7 @@ class Limits(Section):
     streams_per_tunnel: int = Field(default=2_000, ge=1)
     """Open on this node's connections of the tunnel."""
     connector_connections: int = Field(default=20_000, ge=1)
-    """Accepted on the connector listener, registered or not."""
+    """Accepted on the connector listener, over TCP and QUIC together, registered or not."""
     connections_per_tunnel: int = Field(default=100, ge=1)
     """On this node."""
     connections_per_connector: int = Field(default=16, ge=1)

@@ -28,15 +28,20 @@ _log = get_logger("qanat.edge")
 
 
 class Doors:
-    """The connections of one listener, from the first byte to the last."""
+    """The connections of one listener, from the first byte to the last. `others` are those that come by no door."""
 
-    def __init__(self, listener: str, limit: int, metrics: Metrics) -> None:
-        self.listener, self._limit, self._metrics = listener, limit, metrics
+    def __init__(self, listener: str, limit: int, metrics: Metrics, others: Callable[[], int] = lambda: 0) -> None:
+        self.listener, self._limit, self._metrics, self._others = listener, limit, metrics, others
         self._open: set[Door] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody else may come in."""
+        return len(self._open) + self._others() >= self._limit
 
     def enter(self, door: Door) -> bool:
         """Count a connection; False when there are too many."""
-        if len(self._open) >= self._limit:
+        if self.full:
             return False
         self._open.add(door)
         return True
@@ -49,6 +54,11 @@ class Doors:
         """Log and count a connection that ends before any request; `reason` is one of few."""
         self._metrics.cut.labels(reason).inc()
         _log.warn("connection refused", listener=self.listener, reason=reason, address=address, detail=detail)
+
+    def ignore(self, reason: str, address: str) -> None:
+        """The same, without a loud line, for a datagram: anybody can send a thousand, from any address."""
+        self._metrics.cut.labels(reason).inc()
+        _log.debug("connection refused", listener=self.listener, reason=reason, address=address)
 
     def handshake_failed(self, error: Exception, address: str) -> None:
         """The same for a TLS handshake. Who hangs up without a word (a balancer's health check) gets no loud line."""

@@ -49,7 +49,7 @@ class ConnectorListener:
     def __init__(self, config: EdgeConfig, registrar: Registrar, metrics: Metrics) -> None:
         self._config, self._registrar = config, registrar
         limits = config.limits
-        self._doors = Doors("connectors", limits.connector_connections, metrics)
+        self._doors = Doors("connectors", limits.connector_connections, metrics, self._count_quic)
         self._gate = HandshakeGate(limits.handshakes, limits.waiting_handshakes)
         self._context = contexts.for_connectors(config.connectors.tls)
         self._server: asyncio.Server | None = None
@@ -71,9 +71,26 @@ class ConnectorListener:
     async def _listen_quic(self, address: tuple[str, int], reuse_port: bool) -> QUICListener:
         certificate, key = self._read_pair()
         _, listener = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: QUICListener(self._registrar, certificate, key), local_addr=address, reuse_port=reuse_port or None
+            lambda: QUICListener(self._registrar, certificate, key, self._has_room),
+            local_addr=address,
+            reuse_port=reuse_port or None,
         )
         return listener
+
+    def _count_quic(self) -> int:
+        return sum(len(listener.connections) for listener in self._quic)
+
+    def _has_room(self, address: str) -> bool:
+        """Whether a QUIC connection may begin, which costs a hundred kilobytes and no proof of who asks."""
+        limits = self._config.limits
+        shaking = sum(len(listener.shaking) for listener in self._quic)
+        if self._doors.full:
+            self._doors.ignore("too_many_connections", address)
+        elif shaking >= limits.handshakes + limits.waiting_handshakes:
+            self._doors.ignore("too_many_handshakes", address)
+        else:
+            return True
+        return False
 
     def _read_pair(self) -> tuple[bytes, bytes]:
         files = self._config.connectors.tls

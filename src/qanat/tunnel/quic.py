@@ -59,6 +59,7 @@ class QUICEdgeConnection(EdgeConnection):
 
     def __init__(self, engine: Engine, registrar: Registrar, send: Send, address: str) -> None:
         self.link = QUICLink(engine, self, send)
+        self.on_handshake: Callable[[], None] = lambda: None
         self.on_lost: Callable[[], None] = lambda: None
         self._registrar, self._address = registrar, address
         self._control: EdgeControl | None = None
@@ -123,7 +124,8 @@ class QUICEdgeConnection(EdgeConnection):
     # For the link.
 
     def handshake_completed(self) -> None:
-        """Nothing to do: a probe ends here, a connector opens its control stream."""
+        """A probe ends here, a connector opens its control stream."""
+        self.on_handshake()
 
     def stream_opened(self, stream: QUICStream) -> Receiver:
         if stream.stream_id != CONTROL_STREAM:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import cast
 
 from qh3._hazmat import pull_quic_header
@@ -20,7 +21,6 @@ SERVER_NAME = "quic.cftunnel.com"
 MIN_INITIAL = 1200
 """Bytes: a shorter first datagram is no QUIC client's (RFC 9000 14.1)."""
 CONNECTION_ID_SIZE = 8
-MAX_CONNECTIONS = 20_000
 HANDSHAKE_TIMEOUT = 5.0
 SOCKET_BUFFER = 4 * 1024 * 1024
 """Bytes asked of the kernel, which may give less."""
@@ -40,15 +40,26 @@ def _enlarge_buffers(transport: asyncio.DatagramTransport) -> None:
 
 
 class QUICListener(asyncio.DatagramProtocol):
-    """Meets connectors on one UDP socket. `address` is the bound host and port."""
+    """Meets connectors on one UDP socket. `address` is the bound host and port.
+
+    `has_room` is asked, with the peer's address, before anything is kept of a connection that begins.
+    """
 
     transport: asyncio.DatagramTransport
 
-    def __init__(self, registrar: Registrar, certificate: bytes, key: bytes) -> None:
-        self._registrar = registrar
+    def __init__(
+        self,
+        registrar: Registrar,
+        certificate: bytes,
+        key: bytes,
+        has_room: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        self._registrar, self._has_room = registrar, has_room
         self._configuration = server_configuration(certificate, key)
         self._by_id: dict[bytes, QUICEdgeConnection] = {}
         self.connections: set[QUICEdgeConnection] = set()
+        self.shaking: set[QUICEdgeConnection] = set()
+        """Those whose handshake is not done."""
         self.accepting = True
 
     @property
@@ -89,7 +100,7 @@ class QUICListener(asyncio.DatagramProtocol):
             if version not in (None, QuicProtocolVersion.VERSION_1):
                 self._negotiate_version(destination, source, addr)
                 return
-            if kind != QuicPacketType.INITIAL or not self._has_room():
+            if kind != QuicPacketType.INITIAL or not self._has_room(str(addr[0])):
                 return
             connection = self._accept(destination, addr)
         connection.link.datagram_received(data, addr)
@@ -105,9 +116,6 @@ class QUICListener(asyncio.DatagramProtocol):
             ),
             address,
         )
-
-    def _has_room(self) -> bool:
-        return len(self.connections) < MAX_CONNECTIONS
 
     def _accept(self, destination: bytes, address: NetworkAddress) -> QUICEdgeConnection:
         engine = Engine(self._configuration, CONTROL_STREAMS, destination)
@@ -125,13 +133,16 @@ class QUICListener(asyncio.DatagramProtocol):
 
         def forget() -> None:
             self.connections.discard(connection)
+            self.shaking.discard(connection)
             for connection_id in ids:
                 self._by_id.pop(connection_id, None)
 
         for connection_id in ids:
             self._by_id[connection_id] = connection
         self.connections.add(connection)
+        self.shaking.add(connection)
         connection.link.on_ids, connection.on_lost = note, forget
+        connection.on_handshake = lambda: self.shaking.discard(connection)
         return connection
 
     def _send(self, data: bytes, address: NetworkAddress) -> None:
