@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from qanat.proxy.stdio.upstream import StdioPool
 from tests.support.proxy import (
     LOOPBACK,
     TestPKI,
@@ -166,3 +169,58 @@ async def test_routes_and_certificates_change_under_load_without_a_failed_call(
         assert two.seen
     print(f"\n{len(statuses)} calls over 10 changes of route and certificate, {statuses.count(200)} answered 200")
     assert set(statuses) == {200}
+
+
+PROGRAM = """
+import json, os, sys, time
+for line in sys.stdin:
+    message = json.loads(line)
+    name = message.get("params", {}).get("name")
+    if name == "hold":
+        open(sys.argv[1], "w").close()
+        while not os.path.exists(sys.argv[2]):
+            time.sleep(0.01)
+    if "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"of": name}}), flush=True)
+"""
+
+
+def ask(name: str, session: str | None = None) -> tuple[str, bytes]:
+    message: dict[str, Any] = {"jsonrpc": "2.0", "id": name, "method": "tools/call", "params": {"name": name}}
+    if session is None:
+        message |= {"method": "initialize", "params": {}}
+    body = json.dumps(message).encode()
+    head = f"POST /mcp HTTP/1.1\nHost: local.t.example\nContent-Type: application/json\nContent-Length: {len(body)}"
+    return head + (f"\nMcp-Session-Id: {session}" if session else ""), body
+
+
+@pytest.mark.parametrize(("what", "status"), [("limits", 200), ("program", 404), ("removed", 502)])
+async def test_calls_of_a_program_finish_and_its_sessions_outlive_what_does_not_concern_it(
+    pki: TestPKI, tmp_path: Path, what: str, status: int
+) -> None:
+    program, path = tmp_path / "program.py", tmp_path / "config.yaml"
+    held, release = tmp_path / "held", tmp_path / "release"
+    program.write_text(PROGRAM)
+    stdio: dict[str, Any] = {"command": [sys.executable, str(program), str(held), str(release)]}
+    routes: dict[str, Any] = {"local": {"stdio": stdio}, "other": "http://127.0.0.1:1"}
+    changed: dict[str, Any] = {
+        "limits": routes,
+        "program": {**routes, "local": {"stdio": {**stdio, "env": {"A": "b"}}}},
+        "removed": {"other": routes["other"]},
+    }
+    write(path, pki, routes, shutdown_timeout="60s")
+    async with proxy_running(pki, routes, reload=RELOAD, config_path=path, shutdown_timeout="60s") as end:
+        one, two = await end.connect(), await end.connect()
+        session = (await one.ask(*ask("begin"))).one("mcp-session-id")
+        one.send(*ask("hold", session))
+        await until(held.exists)
+        old = end.proxy.routes["local"]
+        write(path, pki, changed[what], limits={"requests": 4097}, shutdown_timeout="60s")
+        await until(lambda: end.proxy.routes.get("local") is not old)
+        release.touch()
+        assert json.loads((await one.answer("POST")).body)["result"] == {"of": "hold"}
+        assert (await two.ask(*ask("next", session))).status == status
+        if status != 200:
+            child = old.pool
+            assert isinstance(child, StdioPool)
+            await child.wait_closed()

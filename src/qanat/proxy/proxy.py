@@ -134,14 +134,20 @@ class Proxy:
             == (self.config.upstream, self.config.limits, self.config.rewrite_origins)
         }
         routes = self._build_routes(config, kept)
+        for name, route in routes.items():  # sessions of a program outlive a change of what does not concern it
+            if route.config.stdio and name in previous and previous[name].config.stdio == route.config.stdio:
+                route.pool = previous[name].pool
         self.config, self.routes = config, routes
         self.forwarder.table = RouteTable(routes, config.tunnel_domain)
         self.forwarder.max_requests = config.limits.requests
         for name, route in previous.items():
-            if routes.get(name) is not route:
-                self._close_pool(route)
-                if name not in routes:
-                    self.forwarder.retire(route, config.shutdown_timeout.total_seconds())
+            if name not in routes:
+                self.forwarder.retire(route, config.shutdown_timeout.total_seconds())
+            elif routes[name].pool is route.pool:
+                continue
+            elif route.config.stdio:
+                self.forwarder.end_streams(route)
+            self._close_pool(route)
         _log_changes(previous, routes)
 
     def _build_routes(self, config: ProxyConfig, kept: dict[str, Route] | None = None) -> dict[str, Route]:
