@@ -18,6 +18,7 @@ from qanat.config import validate
 from qanat.proxy.stdio import process
 from qanat.proxy.stdio.route import StdioConfig, StdioRequest, StdioRoute
 from qanat.proxy.stdio.session import MAX_BACKLOG, Backlog, Call, Style
+from tests.support.proxy import until
 
 CHILD = Path(__file__).parent / "child.py"
 
@@ -277,6 +278,18 @@ async def test_a_shared_child_shakes_hands_once_and_is_asked_nothing_back() -> N
     asking.cancel()
     assert sum(message.get("method") == "initialize" for message in seen) == 1
     await route.close()
+
+
+async def test_a_session_is_idle_from_the_end_of_its_stream_on(route: StdioRoute) -> None:
+    client = await Client(route).begin()
+    (slot,) = route._sessions.values()
+    listening = asyncio.create_task(client.request("GET", accept="text/event-stream"))
+    await until(lambda: slot.session.listening)
+    slot.last_used -= 3600.0
+    before = slot.last_used
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    assert slot.last_used > before + 3000.0
 
 
 async def test_what_a_shared_child_refuses_one_caller_is_nobody_elses_answer() -> None:

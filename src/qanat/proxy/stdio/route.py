@@ -194,7 +194,10 @@ class StdioRoute:
         slot = self._find(request)
         if slot.session.listening:
             raise _Refused(409, "This session has a stream already")
-        await slot.session.listen(exchange, [])
+        try:
+            await slot.session.listen(exchange, [])
+        finally:
+            slot.last_used = time.monotonic()
 
     async def _delete(self, request: StdioRequest, exchange: Exchange) -> None:
         slot = self._find(request)
