@@ -25,6 +25,7 @@ from tests.support.requirements import requirement
 
 HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01", "anthropic-beta": "mcp-client-2025-11-20"}
 pytestmark = pytest.mark.slow
+TIMEOUT = 20.0
 PROTECTED = "/.well-known/oauth-protected-resource"
 SERVER = "/.well-known/oauth-authorization-server"
 
@@ -96,7 +97,7 @@ class Desk:
 
 
 @asynccontextmanager
-async def gateway_for(folder: Path, stub: AuthStub) -> AsyncIterator[Desk]:
+async def gateway_for(folder: Path, stub: AuthStub, **changes: Any) -> AsyncIterator[Desk]:
     (folder / "master").write_text("ab" * 32)
     oauth = {
         "public_url": "http://gateway.example",
@@ -106,7 +107,7 @@ async def gateway_for(folder: Path, stub: AuthStub) -> AsyncIterator[Desk]:
         "http_hosts": ["*"],
     }
     async with (
-        running_gateway(oauth=oauth) as gateway,
+        running_gateway(oauth=oauth, **changes) as gateway,
         httpx2.AsyncClient(base_url=gateway.url, headers=HEADERS, timeout=50) as http,
     ):
         yield Desk(http, stub, Store(folder / "vaults.db", bytes.fromhex("ab" * 32)))
@@ -347,6 +348,19 @@ async def test_what_is_noted_during_a_refresh_does_not_lose_its_tokens(desk: Des
     credential = (await desk.stored()).credential
     assert (credential.access_token, credential.refresh_token) == ("fresh", "rotated")
     assert (credential.needs_sign_in, credential.missing_scope) == (False, noted.get("missing_scope"))
+
+
+async def test_a_refresh_that_outlasts_its_caller_does_not_lose_its_tokens(tmp_path: Path) -> None:
+    fresh = {"access_token": "fresh", "token_type": "Bearer", "refresh_token": "rotated", "expires_in": 3600}
+    async with auth_stub() as stub, gateway_for(tmp_path, stub, limits={"list_tools": "300ms"}) as desk:
+        await desk.sign_in()
+        await desk.change(expires_at=1.0)
+        asking = asyncio.create_task(desk.ask())
+        stub.token_answer, stub.meanwhile = JSONResponse(fresh), lambda: asyncio.wait([asking])
+        assert (await asking).status_code == 400
+        async with asyncio.timeout(TIMEOUT):
+            while (await desk.stored()).credential.refresh_token != "rotated":  # noqa: ASYNC110 - a store tells nobody
+                await asyncio.sleep(0.01)
 
 
 async def test_a_later_grant_wins_over_a_refresh_that_was_under_way(desk: Desk) -> None:

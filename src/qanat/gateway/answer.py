@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from qanat.gateway.access import Caller
 from qanat.gateway.calls import CallReport
 from qanat.gateway.config import GatewayConfig
-from qanat.gateway.errors import invalid, too_long
+from qanat.gateway.errors import APIError, invalid, too_long
 from qanat.gateway.events import EventQueue
 from qanat.gateway.history import pending_calls
 from qanat.gateway.loop import Conversation, Emit, LoopLimits, answer, upstream_body
@@ -79,6 +79,10 @@ class Answering:
             talk = self._conversation(request, table, servers, request_id, deadline)
             try:
                 await answer(talk, turn, pending, emit)
+            except APIError as error:
+                if turn.results or turn.running:  # SDKs try again by themselves, and would make every call once more
+                    error.headers = {**error.headers, "x-should-retry": "false"}
+                raise
             finally:
                 self._account(request.model, turn)
         return turn

@@ -134,8 +134,8 @@ class Limits(Section):
     """To negotiate with an MCP server, and again for each page of its tool list."""
     tool_call: Duration = timedelta(seconds=120)
     """One tool call; then the model reads that it timed out."""
-    request: Duration = timedelta(seconds=600)
-    """A whole response; then it ends with `pause_turn`."""
+    request: Duration = timedelta(seconds=570)
+    """A whole response; then it ends with `pause_turn`. SDKs wait for ten minutes, and then ask all over again."""
     iterations: int = Field(default=10, ge=1, le=100)
     """Samplings in one response; then it ends with `pause_turn`."""
     parallel_calls: int = Field(default=16, ge=1, le=256)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from qanat.gateway.mcp_link import Link
 
+LAST_WORDS = 1.0
+"""Seconds for all goodbyes together once the gateway stops."""
 MAX_GOODBYES = 256
 """Sessions that may take their time to end at once; those beyond are dropped without a word."""
 
@@ -25,5 +27,10 @@ class Goodbyes:
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Wait for those that are under way; each takes a few seconds at most."""
-        await asyncio.gather(*self._tasks)
+        """Let those under way be said for a moment, and drop the others."""
+        tasks = list(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST_WORDS)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -161,7 +161,7 @@ def _tool_result(block: Block, media: Mapping[str, Sequence[Block]]) -> Block:
         "content": content or "",
     }
     if block.get("is_error"):
-        result["is_error"] = True
+        result |= {"is_error": True, "content": content or "The tool failed without a word."}
     return result | _cache_control(block)
 
 

@@ -85,6 +85,9 @@ async def _run(talk: Conversation, turn: Turn, pending: Sequence[Block], emit: E
             return "end_turn" if stop_reason == "tool_use" and not turn.has_client_call else stop_reason
         if turn.has_client_call:
             await _run_searches(talk, turn, turn.calls, emit)
+            for call in turn.calls:  # left pending, it would be made with other arguments, or refused for ever
+                if not call.is_search and (refusal := _refusal(talk, call)) is not None:
+                    await emit(turn.add_result(call.use, refusal))
             return "tool_use" if stop_reason == "end_turn" else stop_reason  # cut off, its call is not whole
         await _run_calls(talk, turn, turn.calls, emit)
         if stop_reason not in ("tool_use", "end_turn"):
@@ -109,11 +112,9 @@ async def _run_calls(talk: Conversation, turn: Turn, calls: Sequence[Call], emit
     gate = asyncio.Semaphore(talk.limits.parallel_calls)
 
     async def outcome(call: Call) -> ToolResult:
-        if call.problem is not None:
-            return failed(f"The tool was not called: {call.problem}.")
+        if (refusal := _refusal(talk, call)) is not None:
+            return refusal
         use = call.use
-        if not talk.table.offers(use["server_name"], use["name"]):
-            return failed(f"There is no tool named '{use['name']}' on '{use['server_name']}'.")
         async with gate:
             return await talk.tools.call(use["server_name"], use["name"], use["input"])
 
@@ -127,6 +128,14 @@ async def _run_calls(talk: Conversation, turn: Turn, calls: Sequence[Call], emit
     for call in calls:
         await emit(turn.add_result(call.use, turn.arrived[call.use["id"]]))
     turn.running = []
+
+
+def _refusal(talk: Conversation, call: Call) -> ToolResult | None:
+    """What comes of a call that cannot be made."""
+    if call.problem is not None:
+        return failed(f"The tool was not called: {call.problem}.")
+    server, tool = call.use["server_name"], call.use["name"]
+    return None if talk.table.offers(server, tool) else failed(f"There is no tool named '{tool}' on '{server}'.")
 
 
 async def _run_searches(talk: Conversation, turn: Turn, calls: Sequence[Call], emit: Emit) -> None:

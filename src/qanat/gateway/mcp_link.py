@@ -30,6 +30,8 @@ from qanat.logger import get_logger
 log = get_logger("qanat.gateway")
 MAX_PAGES = 50
 GOODBYE = 5.0
+NOTICE = 1.0
+"""Seconds a server may take to accept that a call is cancelled."""
 SSE_FALLBACK = frozenset({400, 404, 405})
 INFO = mcp_types.Implementation(name="qanat-gateway", version=__version__)
 
@@ -67,6 +69,8 @@ class Observed(httpx2.AsyncBaseTransport):
     bytes_out: int = 0
     listens: bool = False
     """Whether a stream of server messages is wanted; otherwise it would hold a connection for nothing."""
+    deaf: bool = False
+    """The server did not take a cancellation in time: the SDK would send further ones behind it, one by one."""
     over: bool = False
     """Nothing more is sent: the SDK would say goodbye even when it is cancelled."""
 
@@ -76,8 +80,17 @@ class Observed(httpx2.AsyncBaseTransport):
         if request.method == "GET" and not self.listens and "last-event-id" not in request.headers:
             return httpx2.Response(405)
         self.bytes_in += int(request.headers.get("content-length", "0"))
+        notice = request.method == "POST" and is_cancellation(request.content)
+        if notice and self.deaf:
+            return httpx2.Response(202)
         try:
-            response = await self.inner.handle_async_request(request)
+            async with asyncio.timeout(NOTICE if notice else None):
+                response = await self.inner.handle_async_request(request)
+        except TimeoutError:
+            if not notice:
+                raise
+            self.deaf = True
+            return httpx2.Response(202)
         except Exception as error:
             self.failure = error
             raise
@@ -104,6 +117,11 @@ class Observed(httpx2.AsyncBaseTransport):
     @property
     def refused_credentials(self) -> bool:
         return bool(self.statuses) and self.statuses[-1] in (401, 403)
+
+
+def is_cancellation(body: bytes) -> bool:
+    """Whether this tells the server to stop working on a request."""
+    return len(body) < 4096 and b'"notifications/cancelled"' in body and b'"id"' not in body
 
 
 def is_encoded(response: httpx2.Response) -> bool:
@@ -166,14 +184,16 @@ class Link:
         if self._task is None:
             return
         task, self._task = self._task, None
-        if goodbye:
-            self._leave.set()
-            await asyncio.wait([task], timeout=GOODBYE)
-        if not task.done():
-            if self.observed is not None:
-                self.observed.over = True
-            task.cancel()
-            await asyncio.wait([task], timeout=GOODBYE)
+        try:
+            if goodbye:
+                self._leave.set()
+                await asyncio.wait([task], timeout=GOODBYE)
+        finally:
+            if not task.done():
+                if self.observed is not None:
+                    self.observed.over = True
+                task.cancel()
+                await asyncio.wait([task], timeout=GOODBYE)
 
     async def list_tools(self) -> tuple[Listing, float | None]:
         """Every tool with a usable schema, and the server's cache hint in seconds. Raises `LinkFailed`."""

@@ -93,9 +93,11 @@ class Vaults:
         self._sign_ins: OrderedDict[str, SignIn] = OrderedDict()
         self._failed: OrderedDict[Key, tuple[int, float]] = OrderedDict()
         """Versions that could not be refreshed, and until when nobody tries again."""
+        self._refreshes: set[asyncio.Task[Stored | None]] = set()
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def aclose(self) -> None:
+        await asyncio.gather(*self._refreshes, return_exceptions=True)  # each is bounded
         await self._fetch.aclose()
 
     @property
@@ -272,11 +274,24 @@ class Vaults:
         stored = await self._store.get(key)
         if stored is None or not _wants_refresh(stored, refused):
             return stored.credential.access_token if stored is not None else None
+        # A caller who leaves must not take along what the answer brings: the old refresh token may be spent.
+        task = asyncio.create_task(self._fresh(caller, key, refused), name="refresh")
+        self._refreshes.add(task)
+        task.add_done_callback(self._refreshed)
+        stored = await asyncio.shield(task)
+        return stored.credential.access_token if stored is not None else None
+
+    def _refreshed(self, task: asyncio.Task[Stored | None]) -> None:
+        self._refreshes.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited may have gone
+
+    async def _fresh(self, caller: Caller, key: Key, refused: str | None) -> Stored | None:
         async with self._locks.setdefault(key, asyncio.Lock()):
             stored = await self._store.get(key)  # whoever held the lock before may have done it
             if stored is not None and _wants_refresh(stored, refused):
                 stored = await self._refresh(caller, key, stored)
-        return stored.credential.access_token if stored is not None else None
+        return stored
 
     async def note_missing_scope(self, key: Key, scope: str) -> None:
         """The server wants more than was granted: the user's next sign-in asks for what they have and for that."""
