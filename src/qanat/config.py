@@ -33,7 +33,10 @@ def parse_duration(text: str) -> timedelta:
         position = match.end()
     if not text or position != len(text):
         raise ValueError(f'invalid duration "{text}" (write it like 30s, 1m30s or 500ms)')
-    return timedelta(seconds=seconds)
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError:
+        raise ValueError(f'invalid duration "{text}" (it is too long)') from None
 
 
 def _to_duration(value: object) -> object:

@@ -78,11 +78,36 @@ async def test_whatever_fails_at_a_reload_the_next_file_is_taken_up(
             broken.setattr(end.proxy, "use_config", lambda config: environ["secret"])
             write(path, pki, {**routes, "b": "http://127.0.0.1:1"})
             await until(lambda: end.proxy.metrics.reload_success._value.get() == 0)
+        await until(lambda: set(end.proxy.routes) == {"a", "b"})
+        assert end.proxy.metrics.reload_success._value.get() == 1
         write(path, pki, {**routes, "c": "http://127.0.0.1:1"})
         await until(lambda: set(end.proxy.routes) == {"a", "c"})
         assert end.proxy.metrics.reload_success._value.get() == 1
     failed = [vars(record)["fields"] for record in caplog.records if record.getMessage() == "config reload failed"]
     assert failed == [{"errors": ["internal error: KeyError"]}]
+
+
+async def test_a_file_that_could_not_be_used_is_tried_again_until_it_can_or_is_as_it_was(
+    pki: TestPKI, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, bundle = tmp_path / "config.yaml", tmp_path / "ca.pem"
+    routes: dict[str, Any] = {"a": "http://127.0.0.1:1"}
+    secure = {"b": {"upstream": "https://127.0.0.1:1", "tls": {"ca_file": str(bundle)}}}
+    write(path, pki, routes)
+    async with proxy_running(pki, routes, reload=RELOAD, config_path=path) as end:
+        took_up = end.proxy.metrics.reload_success._value.get
+        write(path, pki, {**routes, **secure}, listen_addr="127.0.0.1:1")
+        await until(lambda: took_up() == 0)
+        write(path, pki, routes)
+        await until(lambda: took_up() == 1)
+        write(path, pki, {**routes, **secure})
+        await until(lambda: took_up() == 0)
+        bundle.write_bytes(pki.ca.certificate_pem)
+        await until(lambda: set(end.proxy.routes) == {"a", "b"})
+        assert took_up() == 1
+    warned = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    said = [(record.getMessage(), vars(record)["fields"].get("errors")) for record in warned]
+    assert said == [("config reload failed", [f"open {bundle}: no such file or directory"])] * 2
 
 
 async def test_a_request_finishes_on_the_route_it_began_on(pki: TestPKI, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Operators search for these sentences, so a wrong type reads as Go's yaml package
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ Where = tuple[str | int, ...]
 _STANDARD_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")}
 _MAX_NODES = 100_000
 """Enough for any real file; stops aliases of aliases from growing without end."""
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
+"""What escapes can write, but no path, address, log or answer can hold."""
 
 _GO_TYPES = {
     "string_type": "string",
@@ -88,6 +91,7 @@ class Document:
             return self._mapping(node, where)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(item, (*where, index)) for index, item in enumerate(node.value)]
+        _check_text(node)
         try:
             return yaml.SafeLoader("").construct_object(node)
         except (ValueError, LookupError) as error:
@@ -99,11 +103,17 @@ class Document:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(problem="a key must be a scalar", problem_mark=key.start_mark)
+            _check_text(key)
             name = str(key.value)  # as written: `on` and `0x10` are names here, as they are in Go
             if name in values:
                 raise yaml.MarkedYAMLError(problem=f'key "{name}" already set in map', problem_mark=key.start_mark)
             values[name] = self._value(value, (*where, name))
         return values
+
+
+def _check_text(node: yaml.Node) -> None:
+    if _NO_TEXT.search(str(node.value)):
+        raise yaml.MarkedYAMLError(problem="a zero character or half a pair is no text", problem_mark=node.start_mark)
 
 
 def read_document(path: Path) -> Document:

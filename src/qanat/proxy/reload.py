@@ -24,6 +24,7 @@ TICKET_KEYS_LIFETIME = 86_400.0
 FAILURE_EVERY = 60.0
 EXPIRY_DAILY, EXPIRY_HOURLY = 14.0, 3.0
 """Days before the end from which it is logged once a day, and once an hour."""
+_FIXED = ("listen_addr", "tls", "tunnel_domain", "admin")
 
 
 class CertificateWatch:
@@ -82,43 +83,48 @@ class ConfigWatch:
 
     def __init__(self, proxy: Proxy, path: Path, load: Callable[[], ProxyConfig]) -> None:
         self._proxy, self._path, self._load = proxy, path, load
-        self._seen = b""  # the first look compares: the file may have changed since it was loaded
+        self._used = b""  # the first look compares: the file may have changed since it was loaded
+        self._problems: list[str] = []
 
     def look(self, force: bool = False) -> bool:
-        """Take up the file if it changed, or in any case; whether it was taken up."""
+        """Take up the file if it is not the one in use, or in any case; whether it was taken up.
+
+        One that cannot be used is tried again at each look, because what was wrong may lie outside of it.
+        """
         digest = _digest(self._path)
-        if digest == self._seen and not force:
+        if digest == self._used and not force:
             return False
-        self._seen = digest
         try:
-            config = _keep_fixed(self._proxy.config, self._load())
-            if config == self._proxy.config and not force:
-                return False
-            self._proxy.use_config(config)
+            changed = self._take_up(self._load())
         except ConfigInvalid as error:
-            self._fail(error.problems)
+            self._fail(error.problems, force)
             return False
         except Exception as error:  # as above
-            self._fail([f"internal error: {type(error).__name__}"])
+            self._fail([f"internal error: {type(error).__name__}"], force)
             return False
+        self._used, self._problems = digest, []
         self._proxy.metrics.reload_success.set(1)
-        set_level(config.log_level)
-        log.info("config reloaded", routes=len(config.routes))
-        return True
+        if changed or force:
+            log.info("config reloaded", routes=len(self._proxy.config.routes))
+        return changed or force
 
-    def _fail(self, problems: list[str]) -> None:
-        self._proxy.metrics.reload_success.set(0)
-        log.error("config reload failed", errors=problems)
-
-
-def _keep_fixed(current: ProxyConfig, new: ProxyConfig) -> ProxyConfig:
-    """The new configuration, with what can only change at a start left as it is."""
-    fixed: dict[str, object] = {}
-    for name in ("listen_addr", "tls", "tunnel_domain", "admin"):
-        if getattr(new, name) != getattr(current, name):
+    def _take_up(self, new: ProxyConfig) -> bool:
+        """Use it, but for what can only change at a start; whether that changed anything."""
+        current = self._proxy.config
+        fixed = {name: getattr(current, name) for name in _FIXED if getattr(new, name) != getattr(current, name)}
+        config = new.model_copy(update=fixed)
+        if changed := config != current:
+            self._proxy.use_config(config)
+            set_level(config.log_level)
+        for name in fixed:
             log.warn("restart required", key=name)
-            fixed[name] = getattr(current, name)
-    return new.model_copy(update=fixed)
+        return changed
+
+    def _fail(self, problems: list[str], force: bool) -> None:
+        self._proxy.metrics.reload_success.set(0)
+        if force or problems != self._problems:
+            self._problems = problems
+            log.error("config reload failed", errors=problems)
 
 
 def _digest(path: Path) -> bytes:
