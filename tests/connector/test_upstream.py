@@ -13,10 +13,11 @@ from uuid import UUID
 import pytest
 
 from qanat.connector.config import parse_upstream
-from qanat.connector.upstream import UpstreamHandler
+from qanat.connector.upstream import DIAL_TIMEOUT, UpstreamHandler
 from qanat.net.transport import Transport, as_protocol
 from qanat.tunnel.connection import RequestHead, StreamKind
 from qanat.tunnel.memory import MemoryConnector
+from tests.support.jumping_clock import JumpingLoop, run_jumping
 from tests.support.pki import throwaway_ca, throwaway_server
 from tests.support.proxy import until
 from tests.support.requirements import requirement
@@ -177,6 +178,27 @@ async def test_a_client_that_leaves_while_we_dial_leaves_nothing_behind() -> Non
     async with upstream_server() as upstream, forwarding(upstream.url) as tunnel:
         tunnel.open(http_request()).transport.abort()
         await until(lambda: not (tunnel.edge.open_streams or upstream.sockets))
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_a_request_that_was_sent_is_not_also_answered_with_a_502(turn: int) -> None:
+    """The loop stands still at each moment of a dial: either it took too long, or the request is on its way."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        async with upstream_server() as upstream, forwarding(upstream.url) as tunnel:
+            client = tunnel.open(http_request("POST", "/echo", (("Content-Length", "0"),)))
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            loop.jump(DIAL_TIMEOUT + 1)
+            head = await client.answer()
+            await client.ended()
+            await until(lambda: not upstream.sockets)
+            assert (head.status, len(upstream.requests)) in [(200, 1), (502, 0)]
+            assert tunnel.unreachable == (head.status == 502)
+
+    run_jumping(run())
 
 
 @requirement("connector:tcp")

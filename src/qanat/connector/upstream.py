@@ -54,11 +54,13 @@ class UpstreamHandler:
         return task
 
     async def _dial(self, end: _StreamEnd) -> None:
+        limit = asyncio.get_running_loop().call_later(DIAL_TIMEOUT, end.dialled_in_vain)
         try:
-            async with asyncio.timeout(DIAL_TIMEOUT):
-                await self._connect(end)
-        except (OSError, TimeoutError) as error:
+            await self._connect(end)
+        except OSError as error:
             end.refuse(explain(error))
+        finally:
+            limit.cancel()
 
     async def _connect(self, end: _StreamEnd) -> None:
         loop, address = asyncio.get_running_loop(), self.address
@@ -141,6 +143,12 @@ class _StreamEnd:
             self._end_request()
         self.stream.resume_reading()
 
+    def dialled_in_vain(self) -> None:
+        """The time for dialling is over."""
+        if self._dial is not None:  # else the upstream has the request already
+            self._dial.cancel()
+            self.refuse("timed out")
+
     def data_received(self, data: bytes) -> None:
         if self._socket is None:
             self._early += data
@@ -205,6 +213,7 @@ class _StreamEnd:
         else:
             self.respond(ResponseHead(502, from_upstream=False))
             self.stream.close()
+        self.lost = True  # also for a socket that connects at this moment
 
     def reset(self) -> None:
         """Break off both sides."""
