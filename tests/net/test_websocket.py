@@ -12,9 +12,10 @@ from qanat.net import websocket
 from qanat.net.errors import WebSocketClosed
 from qanat.net.layer import HIGH_WATER
 from qanat.net.memory import memory_pair
-from qanat.net.websocket import GOING_AWAY_NOTICE, WebSocketClient, WebSocketServer
+from qanat.net.websocket import GOING_AWAY_NOTICE, MAX_UNHEARD, WebSocketClient, WebSocketServer
 from qanat.wire.errors import WebSocketViolation
 from qanat.wire.websocket import CloseReceived, PingReceived, PongReceived, WebSocketCodec, WebSocketEvent
+from tests.support.jumping_clock import JumpingLoop, run_jumping
 from tests.support.recorder import Recorder, settle
 
 
@@ -136,12 +137,26 @@ async def test_a_paused_reader_still_hears_the_close() -> None:
 
 async def test_the_layer_pings_by_itself_and_gives_up_a_silent_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "PING_EVERY", 0.01)
-    monkeypatch.setattr(websocket, "DEAD_AFTER", 0.1)
     peer = Peer()
-    assert await peer.events(1) == [PingReceived(b"")]
+    assert await peer.events(MAX_UNHEARD) == [PingReceived(b"")] * MAX_UNHEARD
     await peer.above.wait_for("lost")
     assert isinstance(peer.above.error, WebSocketClosed)
     assert "nothing heard" in str(peer.above.error)
+
+
+def test_a_loop_that_stood_still_does_not_take_its_peer_for_gone() -> None:
+    async def run() -> None:
+        loop, pair = asyncio.get_running_loop(), Pair()
+        assert isinstance(loop, JumpingLoop)
+        await pair.client.wait_for("made")
+        for _ in range(2):
+            loop.jump(1000.0)
+            pair.client.transport.write(b"still here")
+            await pair.server.wait_for_bytes(10)
+            pair.server.data.clear()
+        assert "lost" not in pair.client.heard + pair.server.heard
+
+    run_jumping(run())
 
 
 async def test_the_edges_notice_is_noted_and_answered_like_any_ping() -> None:
