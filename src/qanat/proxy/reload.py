@@ -122,6 +122,7 @@ class ConfigWatch:
 
     def _fail(self, problems: list[str], force: bool) -> None:
         self._proxy.metrics.reload_success.set(0)
+        self._used = b""  # also what was good before is looked at again
         if force or problems != self._problems:
             self._problems = problems
             log.error("config reload failed", errors=problems)
