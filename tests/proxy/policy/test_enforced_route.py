@@ -18,6 +18,7 @@ from mcp.shared.auth_utils import check_resource_allowed
 
 from qanat.net.http1 import BodyReceived, MessageEnded
 from qanat.proxy.policy import auth, keys
+from qanat.proxy.proxy import Proxy
 from tests.proxy.policy.test_token import BAD_TOKENS
 from tests.support.issuer import Issuer, issuer_running, lookup
 from tests.support.oidc_provider import oidc_provider
@@ -35,6 +36,7 @@ class Place:
     issuer: Issuer
     upstream: Upstream
     inner: Inner
+    proxy: Proxy
 
     async def get(self, path: str = "/mcp", method: str = "GET", **headers: str) -> Answer:
         lines = "\n".join(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())
@@ -67,7 +69,7 @@ class Places:
         auth = {name: value(issuer) if callable(value) else value for name, value in auth.items()}
         route = {"upstream": upstream.url, "paths": ["/mcp"]}
         end = await enter(proxy_running(pki, {"wiki": {**route, "auth": auth, **options}}, lookup=lookup))
-        return Place(issuer, upstream, await end.connect(sni="wiki.t.example"))
+        return Place(issuer, upstream, await end.connect(sni="wiki.t.example"), end.proxy)
 
 
 @pytest.fixture
@@ -234,6 +236,17 @@ async def test_a_session_belongs_to_the_one_who_opened_it(places: Places) -> Non
     assert (await place.get(**mine)).status == 200
     assert (await place.get(**theirs)).status == 404
     assert len(place.upstream.seen) == 2
+
+
+async def test_a_session_still_belongs_to_the_one_who_opened_it_when_the_route_is_made_anew(places: Places) -> None:
+    place = await places.open()
+    mine, theirs = (f"Bearer {place.issuer.token(sub=name)}" for name in ("alice", "mallory"))
+    assert (await place.get(Authorization=mine, Mcp_Session_Id="s1")).status == 200
+    route, config = place.proxy.routes["wiki"], place.proxy.config
+    place.proxy.use_config(config.model_copy(update={"limits": config.limits.model_copy(update={"requests": 7})}))
+    assert place.proxy.routes["wiki"] is not route
+    assert (await place.get(Authorization=theirs, Mcp_Session_Id="s1")).status == 404
+    assert (await place.get(Authorization=mine, Mcp_Session_Id="s1")).status == 200
 
 
 async def test_an_event_stream_ends_cleanly_with_its_token(places: Places) -> None:

@@ -38,6 +38,8 @@ PRM_PATH = "/.well-known/oauth-protected-resource"
 AS_METADATA_PATH = "/.well-known/oauth-authorization-server"
 MAX_SESSIONS = 100_000
 MAX_INTROSPECTED = 10_000
+SessionOwners = OrderedDict[str, tuple[str, str, str | None]]
+"""From the hash of a session's id to whose it is."""
 _CORS: tuple[Header, ...] = (
     (b"Access-Control-Allow-Origin", b"*"),
     (b"Access-Control-Allow-Methods", b"GET, OPTIONS"),
@@ -58,7 +60,9 @@ class Times:
 class RouteAuth:
     """Sign-in for one route. `resource` is the URL that tokens are for."""
 
-    def __init__(self, config: AuthConfig, resource: str, fetcher: Fetcher, times: Times) -> None:
+    def __init__(
+        self, config: AuthConfig, resource: str, fetcher: Fetcher, times: Times, sessions: SessionOwners
+    ) -> None:
         issuer = config.issuer or config.authorization_servers[0]
         self._config, self.resource, self._fetcher, self._times = config, resource, fetcher, times
         self.policy = TokenPolicy(
@@ -72,7 +76,7 @@ class RouteAuth:
         )
         self._keys = KeySet(self._fetch_keys, times.monotonic)
         self._introspected: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
-        self._sessions: OrderedDict[str, tuple[str, str, str | None]] = OrderedDict()
+        self._sessions = sessions
         parts = urlsplit(resource)
         self.own_paths = {PRM_PATH, PRM_PATH + parts.path.rstrip("/")}
         """Paths that are answered here, whatever the method."""

@@ -14,7 +14,7 @@ from qanat.proxy.dial import Resolver
 from qanat.proxy.guard import AddressGuard
 from qanat.proxy.metrics import ProxyMetrics
 from qanat.proxy.policy.auditfile import AuditFile
-from qanat.proxy.policy.auth import RouteAuth, Times
+from qanat.proxy.policy.auth import RouteAuth, SessionOwners, Times
 from qanat.proxy.policy.config import AuditConfig, AuthConfig
 from qanat.proxy.policy.fetch import Fetcher
 from qanat.proxy.policy.route_policy import RoutePolicy
@@ -28,6 +28,8 @@ class PolicyBuilder:
         self._times = Times(time.time, time.monotonic)
         self._audits: dict[str, AuditFile] = {}
         self._auths: list[RouteAuth] = []
+        self._sessions: dict[str, SessionOwners] = {}
+        """For each route: what it knows outlives its policy, because sessions do."""
 
     def __call__(self, config: ProxyConfig, name: str) -> RoutePolicy | None:
         """The policy of a route, None when it has none. Raises `ConfigInvalid`."""
@@ -58,7 +60,8 @@ class PolicyBuilder:
         resolve = functools.partial(self._resolver.resolve, families=config.upstream.ip_families)
         fetcher = Fetcher(resolve, guard, settings.allowed_ips is None, _trust(config, name, settings))
         resource = settings.resource or _default_resource(config, name, route)
-        auth = RouteAuth(settings, resource, fetcher, self._times)
+        sessions = self._sessions.setdefault(name, SessionOwners())
+        auth = RouteAuth(settings, resource, fetcher, self._times, sessions)
         self._auths.append(auth)
         return auth
 
