@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from qanat.net.http1 import MessageEnded
+from qanat.proxy.stdio import process
 from qanat.proxy.stdio.upstream import StdioPool
+from tests.proxy.stdio.test_route import CHILD, gone
 from tests.support.proxy import (
     LOOPBACK,
+    Answer,
+    Inner,
     TestPKI,
     TunnelEnd,
     UpstreamPeer,
@@ -155,6 +162,125 @@ async def test_a_signal_looks_at_the_file_even_when_watching_is_off(pki: TestPKI
         write(path, pki, {"other": "http://10.0.0.1:1"})
         end.running.reload_now.set()
         await until(lambda: "other" in end.proxy.routes)
+
+
+class Program:
+    """A session of the stdio route `local`, and a call in it that ends once `ready` is there."""
+
+    def __init__(self, end: TunnelEnd, inner: Inner, folder: Path) -> None:
+        self.end, self.inner, self.ready = end, inner, folder / "ready"
+        self.session = ""
+        self.pid = 0
+
+    async def begin(self) -> None:
+        answer = await self.inner.ask(*self.post("initialize", 1))
+        self.session, self.pid = answer.one("mcp-session-id") or "", json.loads(answer.body)["result"]["pid"]
+
+    def post(self, method: str, number: int, **params: Any) -> tuple[str, bytes]:
+        body = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode()
+        session = f"\nMcp-Session-Id: {self.session}" if self.session else ""
+        head = f"POST /mcp HTTP/1.1\nHost: local.t.example\nContent-Type: application/json\nContent-Length: {len(body)}"
+        return head + session, body
+
+    async def call(self) -> Answer:
+        self.inner.send(*self.post("tools/call", 2, name="wait", arguments={"file": str(self.ready)}))
+        await until(lambda: self.end.proxy.forwarder.in_flight > 0)
+        return await self.inner.answer("POST")
+
+    async def listen(self) -> Inner:
+        inner = await self.end.connect(sni="local.t.example")
+        head = "GET /mcp HTTP/1.1\nHost: local.t.example\nAccept: text/event-stream"
+        inner.send(f"{head}\nMcp-Session-Id: {self.session}")
+        assert (await inner.head()).status == 200
+        return inner
+
+
+def local(**options: Any) -> dict[str, Any]:
+    return {"local": {"stdio": {"command": [sys.executable, str(CHILD)], **options}}, "other": "http://127.0.0.1:1"}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STOP_STEP", 0.05)
+
+
+@asynccontextmanager
+async def program_running(pki: TestPKI, folder: Path, **changes: Any) -> AsyncIterator[Program]:
+    path = folder / "config.yaml"
+    write(path, pki, local(), **changes)
+    async with proxy_running(pki, local(), reload=RELOAD, config_path=path, **changes) as end:
+        program = Program(end, await end.connect(sni="local.t.example"), folder)
+        await program.begin()
+        yield program
+
+
+async def test_a_program_that_stays_the_same_goes_on_with_its_sessions_and_calls(pki: TestPKI, tmp_path: Path) -> None:
+    async with program_running(pki, tmp_path) as program:
+        route, stream = program.end.proxy.routes["local"], await program.listen()
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(program.call())
+            await until(lambda: route.pool.in_flight == 2)
+            routes = local()
+            routes["local"] |= {"paths": ["/mcp"], "max_in_flight": 5}
+            write(
+                tmp_path / "config.yaml", pki, routes, limits={"requests": 5}, upstream={"allowed_ips": ["10.0.0.0/8"]}
+            )
+            await until(lambda: program.end.proxy.routes["local"] is not route)
+            assert program.end.proxy.routes["local"].pool.in_flight == 2
+            program.ready.touch()
+        assert (call.result().status, json.loads(call.result().body)["id"]) == (200, 2)
+        assert json.loads((await program.inner.ask(*program.post("tools/call", 3, name="x"))).body)["id"] == 3
+        stream.abort()
+    assert gone(program.pid)
+
+
+@pytest.mark.parametrize(
+    "routes", [local(env={"NEW": "1"}), {"other": "http://127.0.0.1:1"}], ids=["changed", "removed"]
+)
+async def test_a_program_ends_once_the_calls_that_it_has_are_answered(
+    pki: TestPKI, tmp_path: Path, routes: dict[str, Any]
+) -> None:
+    async with program_running(pki, tmp_path, shutdown_timeout="1h") as program:
+        route, stream = program.end.proxy.routes["local"], await program.listen()
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(program.call())
+            await until(lambda: route.pool.in_flight == 2)
+            write(tmp_path / "config.yaml", pki, routes, shutdown_timeout="1h")
+            assert [type(event) async for event in stream.rest()] == [MessageEnded]
+            assert program.end.proxy.routes.get("local") is not route
+            answer = await (await program.end.connect(sni="local.t.example")).ask(*program.post("tools/list", 3))
+            assert answer.status == (404 if "local" in routes else 502)
+            assert not gone(program.pid)
+            program.ready.touch()
+        assert (call.result().status, json.loads(call.result().body)["id"]) == (200, 2)
+        await until(lambda: gone(program.pid))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_program_that_is_not_wanted_any_more_ends_when_patience_does(pki: TestPKI, tmp_path: Path) -> None:
+    async with program_running(pki, tmp_path, shutdown_timeout="50ms") as program:
+        pool = program.end.proxy.routes["local"].pool
+        call = asyncio.create_task(program.call())
+        await until(lambda: pool.in_flight == 1)
+        write(tmp_path / "config.yaml", pki, local(env={"NEW": "1"}), shutdown_timeout="50ms")
+        with pytest.raises(EOFError):
+            await call
+        await pool.wait_closed()
+        assert gone(program.pid)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_program_that_still_had_its_time_ends_with_the_proxy(pki: TestPKI, tmp_path: Path) -> None:
+    async with program_running(pki, tmp_path) as program:
+        route = program.end.proxy.routes["local"]
+        call = asyncio.create_task(program.call())
+        await until(lambda: route.pool.in_flight == 1)
+        write(tmp_path / "config.yaml", pki, {"other": "http://127.0.0.1:1"}, shutdown_timeout="1s")
+        await until(lambda: "local" not in program.end.proxy.routes)
+        assert not gone(program.pid)
+    assert gone(program.pid)
+    with pytest.raises(EOFError):
+        await call
 
 
 async def change(end: TunnelEnd, path: Path, pki: TestPKI, url: str, statuses: list[int]) -> None:

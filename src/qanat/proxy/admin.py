@@ -45,7 +45,7 @@ def _routes(proxy: Proxy) -> list[dict[str, object]]:
             "upstream": str(route.destination.url),
             "host_header": route.host_header,
             "allowed": route.destination.guard.describe(),
-            "in_flight": route.in_flight,
+            "in_flight": route.pool.in_flight,
             "connections": route.pool.open,
         }
         for name, route in proxy.routes.items()

@@ -249,7 +249,7 @@ class ProxyConfig(ProxySection):
     """Where the connector reaches the proxy; an empty host is every address, IPv4 and IPv6."""
     log_level: Annotated[Level, BeforeValidator(_parse_level)] = "info"
     shutdown_timeout: Duration = timedelta(seconds=30)
-    """How long running requests may take to end after SIGTERM."""
+    """How long running requests may take to end after SIGTERM, or once their route or its program has gone."""
     tunnel_domain: str = ""
     """What is cut off a hostname to get a route key; required for keys without a dot."""
     tls: TLSFiles

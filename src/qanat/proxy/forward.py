@@ -10,6 +10,7 @@ from typing import Any, Final
 from qanat.proxy.errors import Overloaded
 from qanat.proxy.exchange import Exchange
 from qanat.proxy.metrics import ProxyMetrics
+from qanat.proxy.pool import Pool
 from qanat.proxy.route import Route
 from qanat.proxy.routes import RouteTable
 
@@ -49,17 +50,21 @@ class Forwarder:
 
     def occupy(self, route: Route) -> None:
         """Count an exchange on its route. Raises `Overloaded`."""
-        if route.max_in_flight and route.in_flight >= route.max_in_flight:
+        pool = route.pool
+        if route.max_in_flight and pool.in_flight >= route.max_in_flight:
             raise Overloaded
-        route.in_flight += 1
+        pool.in_flight += 1
         self.metrics.in_flight.step((route.name,))
 
     def leave(self, exchange: Exchange, route: Route | None) -> None:
         """The exchange is over."""
         self._exchanges.discard(exchange)
         if route is not None:
-            route.in_flight -= 1
+            pool = route.pool
+            pool.in_flight -= 1
             self.metrics.in_flight.step((route.name,), -1)
+            if pool.closed and not pool.in_flight:
+                pool.close()
         if self._idle is not None and not self._exchanges:
             self._idle.set()
 
@@ -70,23 +75,27 @@ class Forwarder:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def retire(self, route: Route, patience: float) -> None:
-        """A route is gone: its streams end now, what else is open on it gets `patience` seconds."""
-        self.end_streams(route)
-        if route.in_flight:
-            asyncio.get_running_loop().call_later(patience, self.abort, route)
+    def retire(self, pool: Pool, patience: float) -> None:
+        """No route leads there any more: its streams end now, its other requests get `patience` seconds."""
+        self.end_streams(pool)
+        if pool.in_flight:
+            asyncio.get_running_loop().call_later(patience, self.abort, pool)
 
-    def end_streams(self, route: Route | None = None) -> None:
-        """End standalone event streams cleanly, of one route or of all."""
-        for exchange in list(self._exchanges):
-            if exchange.standalone_stream and (route is None or exchange.route is route):
+    def end_streams(self, pool: Pool | None = None) -> None:
+        """End standalone event streams cleanly, of one pool or of all."""
+        for exchange in self._exchanges_of(pool):
+            if exchange.standalone_stream:
                 exchange.end_stream()
 
-    def abort(self, route: Route | None = None) -> None:
-        """Abort what is left, of one route or of all."""
-        for exchange in list(self._exchanges):
-            if route is None or exchange.route is route:
-                exchange.abort()
+    def abort(self, pool: Pool | None = None) -> None:
+        """Abort what is left, of one pool or of all."""
+        for exchange in self._exchanges_of(pool):
+            exchange.abort()
+
+    def _exchanges_of(self, pool: Pool | None) -> list[Exchange]:
+        if pool is None:
+            return list(self._exchanges)
+        return [exchange for exchange in self._exchanges if exchange.route is not None and exchange.route.pool is pool]
 
     async def wait_idle(self) -> None:
         """Return once no exchange is going on."""

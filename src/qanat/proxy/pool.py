@@ -1,4 +1,4 @@
-"""The connections of one route: the idle ones, and how many there may be."""
+"""What a route's requests go to: its idle connections, how many there may be, and how many requests use them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ _now: Final = time.monotonic
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Pool(ABC):
-    """Where a route's exchanges get something to talk to. `open` counts what is there, busy or idle."""
+    """Where a route's exchanges get something to talk to."""
 
     def __init__(self) -> None:
         self.open = 0
+        """Connections, busy or idle."""
+        self.in_flight = 0
+        """Requests, from the choice of their route to their end."""
+        self.closed = False
+        """Whether `close` has been called: no further request will choose it."""
 
     @abstractmethod
     def take(self) -> Upstream | None:
@@ -36,7 +41,7 @@ class Pool(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Begin to end what is idle."""
+        """Begin to end what no request needs. Called again once none is in flight."""
 
     @abstractmethod
     async def wait_closed(self) -> None:
@@ -57,7 +62,6 @@ class UpstreamPool(Pool):
         self._dialler, self._limit, self._idle_timeout = dialler, limit, idle_timeout
         self._idle: list[UpstreamConnection] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self._closed = False
         self._trusted_for = TRUSTED_FOR
 
     def take(self) -> UpstreamConnection | None:
@@ -87,7 +91,7 @@ class UpstreamPool(Pool):
 
     def close(self) -> None:
         """Close what is idle now and whatever becomes idle from now on."""
-        self._closed = True
+        self.closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in self._idle:
@@ -106,7 +110,7 @@ class UpstreamPool(Pool):
             self._trusted_for = 0.0
 
     def _give_back(self, connection: UpstreamConnection) -> None:
-        if self._closed or self._idle_timeout <= 0:
+        if self.closed or self._idle_timeout <= 0:
             connection.close()
             return
         connection.idle_since = _now()

@@ -59,7 +59,7 @@ class Proxy:
         self._all_gone.set()
         self._hooks = self._choose, self._count_handshake, self._forget_session  # bound once, not for each session
         self._door = StreamDoor(self)
-        routes = self._build_routes(config)
+        routes = self._build_routes(config, {}, {})
         self.forwarder = Forwarder(RouteTable(routes, config.tunnel_domain), self.metrics, config.limits.requests)
         self.routes = routes
         self.use_certificate(certificate)
@@ -133,32 +133,29 @@ class Proxy:
             and (config.upstream, config.limits, config.rewrite_origins)
             == (self.config.upstream, self.config.limits, self.config.rewrite_origins)
         }
-        routes = self._build_routes(config, kept)
-        for name, route in routes.items():  # sessions of a program outlive a change of what does not concern it
-            if route.config.stdio and name in previous and previous[name].config.stdio == route.config.stdio:
-                route.pool = previous[name].pool
+        routes = self._build_routes(config, previous, kept)
         self.config, self.routes = config, routes
         self.forwarder.table = RouteTable(routes, config.tunnel_domain)
         self.forwarder.max_requests = config.limits.requests
         for name, route in previous.items():
-            if name not in routes:
-                self.forwarder.retire(route, config.shutdown_timeout.total_seconds())
-            elif routes[name].pool is route.pool:
-                continue
-            elif route.config.stdio:
-                self.forwarder.end_streams(route)
-            self._close_pool(route)
+            successor = routes.get(name)
+            if successor is None or successor.pool is not route.pool:
+                self._close_pool(route.pool)
+                if successor is None or route.config.stdio:  # a program runs for as long as a stream is open
+                    self.forwarder.retire(route.pool, config.shutdown_timeout.total_seconds())
         _log_changes(previous, routes)
 
-    def _build_routes(self, config: ProxyConfig, kept: dict[str, Route] | None = None) -> dict[str, Route]:
+    def _build_routes(
+        self, config: ProxyConfig, previous: dict[str, Route], kept: dict[str, Route]
+    ) -> dict[str, Route]:
         return {
-            name: (kept or {}).get(name) or build_route(config, name, self._dialler, self._build_filter)
+            name: kept.get(name) or build_route(config, name, self._dialler, self._build_filter, previous.get(name))
             for name in config.routes
         }
 
-    def _close_pool(self, route: Route) -> None:
-        route.pool.close()
-        self._closing_pools.append(route.pool)
+    def _close_pool(self, pool: Pool) -> None:
+        pool.close()
+        self._closing_pools.append(pool)
 
     # The end.
 
@@ -186,7 +183,7 @@ class Proxy:
             async with asyncio.timeout(FAREWELL):
                 await self._all_gone.wait()
         for route in self.routes.values():
-            self._close_pool(route)
+            self._close_pool(route.pool)
         for pool in self._closing_pools:
             await pool.wait_closed()
         await self._policies.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -35,11 +35,8 @@ class Route:
     host_header: str
     rewrite_origins: bool
     filter: RouteFilter | None = None
-    in_flight: int = 0
     hinted: bool = False
     """Whether the log has had the hint about a refused Host."""
-    retired: bool = field(default=False)
-    """Gone from the configuration: open exchanges end, no new one begins."""
 
     def __post_init__(self) -> None:
         timeouts = self.config.timeouts
@@ -108,8 +105,15 @@ def _attempt(path: Path, load: Callable[[], None]) -> None:
         raise ConfigInvalid([f"open {path}: {(error.strerror or str(error)).lower()}"]) from error
 
 
-def build_route(config: ProxyConfig, name: str, dialler: Dialler, build_filter: BuildFilter | None = None) -> Route:
-    """A route ready to serve. Raises `ConfigInvalid`."""
+def build_route(
+    config: ProxyConfig,
+    name: str,
+    dialler: Dialler,
+    build_filter: BuildFilter | None = None,
+    previous: Route | None = None,
+) -> Route:
+    """A route ready to serve. It goes on with the program of the `previous` one, if that is the same. Raises
+    `ConfigInvalid`."""
     settings = config.routes[name]
     url = settings.upstream
     destination = Destination(
@@ -121,11 +125,14 @@ def build_route(config: ProxyConfig, name: str, dialler: Dialler, build_filter: 
         config.upstream.ip_families,
     )
     limits = config.limits
-    pool: Pool = (
-        StdioPool(settings.stdio)
-        if settings.stdio
-        else UpstreamPool(dialler, destination, limits.upstream_sockets, config.upstream.idle_timeout.total_seconds())
-    )
+    pool: Pool
+    if settings.stdio is None:
+        idle_timeout = config.upstream.idle_timeout.total_seconds()
+        pool = UpstreamPool(dialler, destination, limits.upstream_sockets, idle_timeout)
+    elif previous is not None and previous.config.stdio == settings.stdio:
+        pool = previous.pool
+    else:
+        pool = StdioPool(settings.stdio)
     rewrite = config.rewrite_origins if settings.rewrite_origins is None else settings.rewrite_origins
     return Route(
         name=name,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -31,6 +32,9 @@ def call_tool(request: dict[str, Any]) -> None:
         time.sleep(600)
     if name == "log":
         send({"method": "notifications/message", "params": {"level": "info", "data": "hello"}})
+    if name == "wait":
+        while not Path(arguments["file"]).exists():
+            time.sleep(0.005)
     if name == "ask":
         send({"id": "q1", "method": "sampling/createMessage", "params": {}})
         return

@@ -71,7 +71,7 @@ class _Slot:
 
 
 class StdioRoute:
-    """All sessions of one route. `close` ends every child, each once nothing is asked of it any more."""
+    """All sessions of one route. `close` ends every child and waits for it."""
 
     def __init__(self, config: StdioConfig) -> None:
         self._config = config
@@ -94,7 +94,7 @@ class StdioRoute:
             _answer_error(exchange, failed.status, INTERNAL_ERROR, str(failed), retry)
 
     async def close(self) -> None:
-        """End every child, and return when all are gone. Callers that wait are waited for: abort them to hurry this."""
+        """End every child."""
         self._closing = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -102,7 +102,7 @@ class StdioRoute:
         slots = [*self._sessions.values(), *([self._shared] if self._shared else [])]
         self._sessions.clear()
         self._shared = None
-        await asyncio.gather(*(_end(slot.session) for slot in slots))
+        await asyncio.gather(*(slot.session.stop() for slot in slots))
 
     async def _dispatch(self, request: StdioRequest, exchange: Exchange) -> None:
         if request.path != self._config.path:
@@ -239,8 +239,3 @@ def _answer_error(
 ) -> None:
     error = {"code": code, "message": message}
     _answer_json(exchange, status, {"jsonrpc": "2.0", "id": None, "error": error}, *headers)
-
-
-async def _end(session: StdioSession) -> None:
-    await session.wait_idle()
-    await session.stop()

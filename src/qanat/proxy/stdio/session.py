@@ -166,8 +166,6 @@ class StdioSession:
         self._stream: Exchange | None = None
         self._backlog = Backlog()
         self._stream_ended = asyncio.Event()
-        self._changed = asyncio.Event()
-        """Set when somebody stops waiting."""
         self.ended = asyncio.Event()
         self._handshake: asyncio.Future[dict[str, Any] | None] | None = None
         """The child's answer to the first `initialize` that it accepts; None where one was never sent."""
@@ -176,12 +174,6 @@ class StdioSession:
     def idle(self) -> bool:
         """Nobody is waiting for anything."""
         return not self._calls and self._stream is None
-
-    async def wait_idle(self) -> None:
-        """Return once nobody waits for anything."""
-        while not self.idle:
-            self._changed.clear()
-            await self._changed.wait()
 
     async def start(self, program: Program) -> None:
         """Raises `ProgramFailed`."""
@@ -217,7 +209,6 @@ class StdioSession:
                 raise
         finally:
             self._calls.pop(call, None)
-            self._changed.set()
             for token in tokens:
                 self._progress.pop(token, None)
             for wire in [wire for wire in ids if self._waiting.pop(wire, None) is not None]:
@@ -284,7 +275,6 @@ class StdioSession:
         finally:
             if self._stream is exchange:
                 self._stream = None
-                self._changed.set()
 
     @property
     def listening(self) -> bool:

@@ -163,8 +163,9 @@ class StdioPool(Pool):
         return StdioUpstream(self.route)
 
     def close(self) -> None:
-        """Begin to end the children; `wait_closed` awaits it."""
-        if self._closing is None:
+        """Begin to end the children, once no request needs them; `wait_closed` awaits it."""
+        self.closed = True
+        if self._closing is None and not self.in_flight:
             self._closing = asyncio.get_running_loop().create_task(self.route.close(), name="stdio-close")
 
     async def wait_closed(self) -> None:
