@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from os import environ
 from pathlib import Path
@@ -15,9 +16,12 @@ import pytest
 import yaml
 
 from qanat.net.http1 import MessageEnded
+from qanat.pki.material import Pair
+from qanat.proxy.route import files_of
 from qanat.proxy.stdio import process
 from qanat.proxy.stdio.upstream import StdioPool
 from tests.proxy.stdio.test_route import CHILD, gone
+from tests.support.pki import throwaway_ca, throwaway_server
 from tests.support.proxy import (
     LOOPBACK,
     Answer,
@@ -27,9 +31,11 @@ from tests.support.proxy import (
     UpstreamPeer,
     config_data,
     echo,
+    make_config,
     proxy_running,
     until,
     upstream_running,
+    write_pair,
 )
 from tests.support.requirements import requirement
 
@@ -162,6 +168,59 @@ async def test_a_signal_looks_at_the_file_even_when_watching_is_off(pki: TestPKI
         write(path, pki, {"other": "http://10.0.0.1:1"})
         end.running.reload_now.set()
         await until(lambda: "other" in end.proxy.routes)
+
+
+def secure_context(ca: Pair, folder: Path) -> ssl.SSLContext:
+    """That of an upstream `up.example` whose certificate `ca` has signed."""
+    cert_file, key_file = folder / "upstream.crt", folder / "upstream.key"
+    write_pair(throwaway_server(ca, "up.example"), cert_file, key_file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert_file, key_file)
+    return context
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_bundle_of_cas_with_other_content_is_taken_up(pki: TestPKI, tmp_path: Path, watched: bool) -> None:
+    path, bundle, ca = tmp_path / "config.yaml", tmp_path / "ca.pem", throwaway_ca()
+    bundle.write_bytes(throwaway_ca().certificate_pem)
+    changes: dict[str, Any] = {"reload": {**RELOAD, "enabled": watched}}
+    changes["upstream"] = {**LOOPBACK, "tls": {"ca_file": str(bundle)}}
+    async with upstream_running(echo, secure_context(ca, tmp_path)) as upstream:
+        secure = {"upstream": upstream.url.replace("http:", "https:"), "tls": {"server_name": "x.up.example"}}
+        routes = {"plain": "http://127.0.0.1:1", "secure": secure}
+        write(path, pki, routes, **changes)
+        async with proxy_running(pki, routes, config_path=path, **changes) as end:
+            before = end.proxy.routes
+            took_up = end.proxy.metrics.reload_success._value.get
+
+            async def put(content: bytes, done: Callable[[], bool]) -> None:
+                bundle.write_bytes(content)
+                if not watched:
+                    end.running.reload_now.set()
+                await until(done)
+
+            assert await status(end, "secure") == 502
+            old = bundle.read_bytes()
+            await put(ca.certificate_pem[:40], lambda: took_up() == 0)
+            await put(old, lambda: took_up() == 1)
+            assert end.proxy.routes == before
+            await put(ca.certificate_pem, lambda: end.proxy.routes["secure"] is not before["secure"])
+            assert await status(end, "secure") == 200
+            assert end.proxy.routes["plain"] is before["plain"]
+
+
+def test_a_route_is_made_anew_for_its_own_files_only(pki: TestPKI) -> None:
+    sign_in = {"mode": "oauth", "authorization_servers": ["https://sso.example"], "ca_file": "/sso"}
+    client = {"client_cert_file": "/cert", "client_key_file": "/key"}
+    options: dict[tuple[str, ...], dict[str, Any]] = {
+        (): {"upstream": "http://10.0.0.1:1", "tls": client},
+        ("/all",): {"upstream": "https://10.0.0.1:1"},
+        ("/own", "/cert", "/key"): {"upstream": "https://10.0.0.1:1", "tls": {"ca_file": "/own", **client}},
+        ("/all", "/sso"): {"upstream": "http://10.0.0.1:1", "auth": sign_in},
+    }
+    for files, route in options.items():
+        config = make_config(pki, {"a": route}, upstream={"tls": {"ca_file": "/all"}})
+        assert tuple(map(str, files_of(config, config.routes["a"]))) == files
 
 
 class Program:

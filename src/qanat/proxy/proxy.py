@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 from qanat.logger import get_logger
 from qanat.net.http1_fields import Header
@@ -14,6 +15,7 @@ from qanat.proxy.certificate import Certificate, days_left
 from qanat.proxy.config import ProxyConfig
 from qanat.proxy.dial import Dialler, Lookup, Resolver, SystemLookup
 from qanat.proxy.errors import Draining, Overloaded
+from qanat.proxy.files import digest
 from qanat.proxy.forward import Forwarder
 from qanat.proxy.inbound import Inbound
 from qanat.proxy.inner import InnerSession
@@ -23,7 +25,7 @@ from qanat.proxy.listener import StreamDoor, upgrade_answer
 from qanat.proxy.metrics import ProxyMetrics
 from qanat.proxy.policy.build import PolicyBuilder
 from qanat.proxy.pool import Pool
-from qanat.proxy.route import BuildFilter, Route, build_route
+from qanat.proxy.route import BuildFilter, Route, build_route, files_of
 from qanat.proxy.routes import RouteTable
 from qanat.tunnel.connection import IncomingStream
 
@@ -122,8 +124,17 @@ class Proxy:
         self.certificate = certificate
         self.metrics.not_after.set(certificate.not_after.timestamp())
 
-    def use_config(self, config: ProxyConfig) -> None:
-        """Take up routes, upstream rules and limits. Raises `ConfigInvalid`, and then nothing has changed."""
+    @property
+    def files(self) -> list[Path]:
+        """The files that routes are made from, each once."""
+        config = self.config
+        return list({file: None for route in config.routes.values() for file in files_of(config, route)})
+
+    def use_config(self, config: ProxyConfig) -> bool:
+        """Take up routes, upstream rules and limits, and what is in the files they name; whether anything is different.
+
+        Raises `ConfigInvalid`, and then nothing has changed.
+        """
         previous = self.routes
         kept = {
             name: route
@@ -132,7 +143,9 @@ class Proxy:
             and config.routes[name] == route.config
             and (config.upstream, config.limits, config.rewrite_origins)
             == (self.config.upstream, self.config.limits, self.config.rewrite_origins)
+            and digest(files_of(config, route.config)) == route.digest
         }
+        changed = config != self.config or len(kept) < len(previous)
         routes = self._build_routes(config, previous, kept)
         self.config, self.routes = config, routes
         self.forwarder.table = RouteTable(routes, config.tunnel_domain)
@@ -144,6 +157,7 @@ class Proxy:
                 if successor is None or route.config.stdio:  # a program runs for as long as a stream is open
                     self.forwarder.retire(route.pool, config.shutdown_timeout.total_seconds())
         _log_changes(previous, routes)
+        return changed
 
     def _build_routes(
         self, config: ProxyConfig, previous: dict[str, Route], kept: dict[str, Route]

@@ -7,7 +7,6 @@ nothing; the proxy goes on with what it has and says so.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from qanat.log import set_level
 from qanat.logger import get_logger
 from qanat.proxy.certificate import Certificate, days_left, digest_files, load_certificate
 from qanat.proxy.config import ProxyConfig
+from qanat.proxy.files import digest
 from qanat.proxy.proxy import Proxy
 
 log = get_logger("qanat.proxy")
@@ -79,7 +79,7 @@ async def watch_certificate(proxy: Proxy, interval: float) -> None:
 
 
 class ConfigWatch:
-    """Takes up a changed configuration file."""
+    """Takes up a configuration file that has changed, or a file that a route is made from."""
 
     def __init__(self, proxy: Proxy, path: Path, load: Callable[[], ProxyConfig]) -> None:
         self._proxy, self._path, self._load = proxy, path, load
@@ -87,12 +87,12 @@ class ConfigWatch:
         self._problems: list[str] = []
 
     def look(self, force: bool = False) -> bool:
-        """Take up the file if it is not the one in use, or in any case; whether it was taken up.
+        """Take up the files if they are not the ones in use, or in any case; whether they were taken up.
 
         One that cannot be used is tried again at each look, because what was wrong may lie outside of it.
         """
-        digest = _digest(self._path)
-        if digest == self._used and not force:
+        found = digest([self._path, *self._proxy.files])
+        if found == self._used and not force:
             return False
         try:
             changed = self._take_up(self._load())
@@ -102,7 +102,7 @@ class ConfigWatch:
         except Exception as error:  # as above
             self._fail([f"internal error: {type(error).__name__}"], force)
             return False
-        self._used, self._problems = digest, []
+        self._used, self._problems = found, []
         self._proxy.metrics.reload_success.set(1)
         if changed or force:
             log.info("config reloaded", routes=len(self._proxy.config.routes))
@@ -113,9 +113,8 @@ class ConfigWatch:
         current = self._proxy.config
         fixed = {name: getattr(current, name) for name in _FIXED if getattr(new, name) != getattr(current, name)}
         config = new.model_copy(update=fixed)
-        if changed := config != current:
-            self._proxy.use_config(config)
-            set_level(config.log_level)
+        changed = self._proxy.use_config(config)
+        set_level(config.log_level)
         for name in fixed:
             log.warn("restart required", key=name)
         return changed
@@ -126,13 +125,6 @@ class ConfigWatch:
         if force or problems != self._problems:
             self._problems = problems
             log.error("config reload failed", errors=problems)
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:
-        return b""
 
 
 async def watch_config(proxy: Proxy, path: Path, load: Callable[[], ProxyConfig], reload_now: asyncio.Event) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from qanat.errors import ConfigInvalid
-from qanat.proxy.config import ProxyConfig, RouteConfig
+from qanat.proxy.config import ProxyConfig, RouteConfig, RouteTLS
 from qanat.proxy.dial import Destination, Dialler
+from qanat.proxy.files import digest
 from qanat.proxy.filters import RouteFilter
 from qanat.proxy.guard import AddressGuard
 from qanat.proxy.pool import Pool, UpstreamPool
@@ -26,7 +27,7 @@ BuildFilter = Callable[[ProxyConfig, str], RouteFilter | None]
 
 @dataclass(eq=False)
 class Route:
-    """One route, as long as its configuration does not change."""
+    """One route, as long as neither its configuration changes nor what is in its files."""
 
     name: str
     config: RouteConfig
@@ -34,6 +35,8 @@ class Route:
     pool: Pool
     host_header: str
     rewrite_origins: bool
+    digest: bytes
+    """Over its files."""
     filter: RouteFilter | None = None
     hinted: bool = False
     """Whether the log has had the hint about a refused Host."""
@@ -71,6 +74,17 @@ def guard_for(config: ProxyConfig, name: str, route: RouteConfig) -> AddressGuar
     if outside:
         raise ConfigInvalid([f"routes.{name}.allowed_ips: {outside[0]} is not inside upstream.allowed_ips"])
     return guard.narrowed(route.allowed_ips)
+
+
+def files_of(config: ProxyConfig, route: RouteConfig) -> list[Path]:
+    """The files that a route is made from."""
+    tls, shared = route.tls or RouteTLS(), config.upstream.tls.ca_file
+    files: list[Path | None] = []
+    if route.upstream.scheme == "https":
+        files += [tls.ca_file or shared, tls.client_cert_file, tls.client_key_file]
+    if route.auth.mode == "oauth":
+        files += [shared, route.auth.ca_file]
+    return [file for file in files if file is not None]
 
 
 def upstream_context(config: ProxyConfig, route: RouteConfig) -> ssl.SSLContext | None:
@@ -116,6 +130,7 @@ def build_route(
     `ConfigInvalid`."""
     settings = config.routes[name]
     url = settings.upstream
+    read = digest(files_of(config, settings))  # first: what changes while it is read has then changed since
     destination = Destination(
         url,
         guard_for(config, name, settings),
@@ -141,5 +156,6 @@ def build_route(
         pool=pool,
         host_header=settings.host_header or config.upstream.host_header,
         rewrite_origins=rewrite,
+        digest=read,
         filter=build_filter(config, name) if build_filter else None,
     )
