@@ -30,6 +30,8 @@ class Pool(ABC):
         """Requests, from the choice of their route to their end."""
         self.closed = False
         """Whether `close` has been called: no further request will choose it."""
+        self.ending: asyncio.Task[None] | None = None
+        """What ends the rest, where that takes time."""
 
     @abstractmethod
     def take(self) -> Upstream | None:
@@ -43,9 +45,10 @@ class Pool(ABC):
     def close(self) -> None:
         """Begin to end what no request needs. Called again once none is in flight."""
 
-    @abstractmethod
     async def wait_closed(self) -> None:
         """Return when nothing needs to be waited for any more."""
+        if self.ending is not None:
+            await self.ending
 
 
 class UpstreamPool(Pool):
@@ -97,9 +100,6 @@ class UpstreamPool(Pool):
         for connection in self._idle:
             connection.close()
         self._idle.clear()
-
-    async def wait_closed(self) -> None:
-        """See `Pool`: sockets close by themselves."""
 
     def _make(self, address: str) -> UpstreamConnection:
         return UpstreamConnection(address, self._give_back)

@@ -169,7 +169,8 @@ class Proxy:
 
     def _close_pool(self, pool: Pool) -> None:
         pool.close()
-        self._closing_pools.append(pool)
+        pools = [*self._closing_pools, pool]
+        self._closing_pools = [p for p in pools if p.in_flight or (p.ending is not None and not p.ending.done())]
 
     # The end.
 

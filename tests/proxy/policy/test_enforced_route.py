@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from mcp.shared.auth_utils import check_resource_allowed
 
 from qanat.net.http1 import BodyReceived, MessageEnded
 from qanat.proxy.policy import auth, keys
+from qanat.proxy.policy.route_policy import RoutePolicy
 from qanat.proxy.proxy import Proxy
 from tests.proxy.policy.test_token import BAD_TOKENS
 from tests.support.issuer import Issuer, issuer_running, lookup
@@ -247,6 +250,21 @@ async def test_a_session_still_belongs_to_the_one_who_opened_it_when_the_route_i
     assert place.proxy.routes["wiki"] is not route
     assert (await place.get(Authorization=theirs, Mcp_Session_Id="s1")).status == 404
     assert (await place.get(Authorization=mine, Mcp_Session_Id="s1")).status == 200
+
+
+async def test_what_a_reload_has_replaced_is_let_go_of(places: Places) -> None:
+    place = await places.open()
+    for requests in (7, 8, 9):
+        route = place.proxy.routes["wiki"]
+        assert isinstance(route.filter, RoutePolicy)
+        replaced = weakref.ref(route.filter._auth)
+        config = place.proxy.config
+        limits = config.limits.model_copy(update={"requests": requests})
+        place.proxy.use_config(config.model_copy(update={"limits": limits}))
+        del route
+        gc.collect()
+        assert replaced() is None
+    assert place.proxy._closing_pools == []
 
 
 async def test_an_event_stream_ends_cleanly_with_its_token(places: Places) -> None:

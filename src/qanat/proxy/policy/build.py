@@ -7,6 +7,7 @@ import os
 import ssl
 import time
 from pathlib import Path
+from weakref import WeakSet
 
 from qanat.errors import ConfigInvalid
 from qanat.proxy.config import ProxyConfig, RouteConfig
@@ -27,7 +28,7 @@ class PolicyBuilder:
         self._resolver, self._metrics = resolver, metrics
         self._times = Times(time.time, time.monotonic)
         self._audits: dict[str, AuditFile] = {}
-        self._auths: list[RouteAuth] = []
+        self._auths: WeakSet[RouteAuth] = WeakSet()  # one that no route uses any more keeps nothing open
         self._sessions: dict[str, SessionOwners] = {}
         """For each route: what it knows outlives its policy, because sessions do."""
 
@@ -47,7 +48,7 @@ class PolicyBuilder:
 
     async def close(self) -> None:
         """Close connections to authorization servers, and the audit files."""
-        for auth in self._auths:
+        for auth in list(self._auths):
             await auth.close()
         for audit in self._audits.values():
             audit.close()
@@ -62,7 +63,7 @@ class PolicyBuilder:
         resource = settings.resource or _default_resource(config, name, route)
         sessions = self._sessions.setdefault(name, SessionOwners())
         auth = RouteAuth(settings, resource, fetcher, self._times, sessions)
-        self._auths.append(auth)
+        self._auths.add(auth)
         return auth
 
     def _audit(self, name: str, settings: AuditConfig) -> AuditFile:

@@ -152,7 +152,6 @@ class StdioPool(Pool):
     def __init__(self, config: StdioConfig) -> None:
         super().__init__()
         self.route = StdioRoute(config)
-        self._closing: asyncio.Task[None] | None = None
 
     def take(self) -> StdioUpstream | None:
         """A fresh one, always."""
@@ -165,10 +164,5 @@ class StdioPool(Pool):
     def close(self) -> None:
         """Begin to end the children, once no request needs them; `wait_closed` awaits it."""
         self.closed = True
-        if self._closing is None and not self.in_flight:
-            self._closing = asyncio.get_running_loop().create_task(self.route.close(), name="stdio-close")
-
-    async def wait_closed(self) -> None:
-        """Return once every child has been reaped."""
-        if self._closing is not None:
-            await self._closing
+        if self.ending is None and not self.in_flight:
+            self.ending = asyncio.get_running_loop().create_task(self.route.close(), name="stdio-close")
