@@ -17,6 +17,7 @@ from bench.chains import CHAINS
 from bench.profile import profile_chain
 from bench.run import Run
 from bench.stage import stage
+from qanat.net.process import is_compiled
 
 RESULTS = Path(__file__).parent / "results"
 FULL_ROUNDS, QUICK_ROUNDS = 5, 2
@@ -40,7 +41,7 @@ def main() -> int:
         quick=options.quick,
         workloads=tuple(filter(None, options.workloads.split(";"))),
     )
-    with stage() as make_builder:
+    with stage(compiled=is_compiled()) as make_builder:
         run.measure(make_builder)
     print(stem.with_suffix(".md").read_text())
     print(f"written: {stem}.json and .md")

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.ground import DOMAIN, HOST, Ground, Processes, free_port
 from bench.load import Target
+from bench.native import SOURCES
 
 WORKERS = min(len(os.sched_getaffinity(0)), 4)
 """How many processes `join` runs: of the four connections that a connector keeps, each needs one."""
@@ -26,6 +27,8 @@ class Chain:
     target: Target
     processes: Processes
     counted: dict[str, int]
+    programs: Path = SOURCES
+    """Where the load is run from."""
     upstream: int = 0
     """The process id of the upstream, to see that it is not what is measured."""
 
@@ -35,6 +38,7 @@ class Builder:
     """Builds chains on one ground."""
 
     ground: Ground
+    programs: Path
     upstream_port: int
     tunnels: int = 10
     upstream: int = 0
@@ -51,7 +55,7 @@ class Builder:
         try:
             chain = CHAINS[name].build(self, label, processes)
             chain.name = name
-            chain.upstream = self.upstream
+            chain.programs, chain.upstream = self.programs, self.upstream
             return chain
         except BaseException:
             processes.stop()

@@ -96,7 +96,9 @@ class Processes:
         """Of those that still run."""
         return tuple(process.pid for _, process in self._running if process.poll() is None)
 
-    def start(self, name: str, *command: str, job: object = None, env: dict[str, str] | None = None) -> int:
+    def start(
+        self, name: str, *command: str, job: object = None, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> int:
         """Start one; `job` is given on standard input as a line of JSON. Returns its pid."""
         log = (self._logs / f"{name}.log").open("wb")
         process = subprocess.Popen(
@@ -105,6 +107,7 @@ class Processes:
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
+            cwd=cwd,
             start_new_session=True,
         )
         log.close()
@@ -115,9 +118,9 @@ class Processes:
         self._running.append((name, process))
         return process.pid
 
-    def python(self, name: str, *arguments: str, job: object = None) -> int:
+    def python(self, name: str, *arguments: str, job: object = None, cwd: Path | None = None) -> int:
         """Start a module or script with this interpreter."""
-        return self.start(name, sys.executable, *arguments, job=job)
+        return self.start(name, sys.executable, *arguments, job=job, cwd=cwd)
 
     def wait_for_log(self, name: str, text: str, count: int = 1) -> None:
         """Until a process has printed `text` so often. Raises `ChainFailed`."""

@@ -9,35 +9,37 @@ from __future__ import annotations
 import os
 import ssl
 from base64 import b64encode
-from collections.abc import Callable
-from typing import Protocol
 
 from websockets.speedups import apply_mask
 
-from qanat.net.transport import Receiver, Transport
+from qanat.net.transport import Transport
 
 CHUNK = 64 * 1024
 _BINARY, _CONTROL = 0x82, 8
 _MEDIUM = bytes((_BINARY, 126))
 
 
-class Layer(Protocol):
+class Layer:
     """One layer, from the client's side."""
 
     def hello(self) -> bytes:
         """What to send first."""
+        raise NotImplementedError
 
     def step(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Go on with the handshake: what to send, and, once it is done, what came behind it."""
+        raise NotImplementedError
 
     def receive(self, data: bytes) -> bytes:
         """Take off this layer."""
+        raise NotImplementedError
 
     def wrap(self, data: bytes) -> bytes:
         """Put on this layer."""
+        raise NotImplementedError
 
 
-class TLS:
+class TLS(Layer):
     """A TLS session."""
 
     def __init__(self, context: ssl.SSLContext, name: str) -> None:
@@ -78,7 +80,7 @@ class TLS:
         return self._outgoing.read()
 
 
-class WebSocket:
+class WebSocket(Layer):
     """A WebSocket, from its upgrade on."""
 
     def __init__(self, host: str) -> None:
@@ -138,16 +140,19 @@ def _frame(data: bytes, position: int) -> tuple[int, int] | None:
     return (start, start + size) if start + size <= len(data) else None
 
 
-class Stack(Receiver):
-    """A connection and its layers, outermost first. Whoever is on top overrides `opened`, `received` and `lost`."""
+class Stack:
+    """A connection and its layers, outermost first. Whoever is on top overrides `opened`, `received` and `lost`.
+
+    A `Receiver` by shape only, as the product's are: it is compiled.
+    """
 
     transport: Transport
 
     def __init__(self, layers: list[Layer]) -> None:
         self._unopened = layers
-        self._receive: list[Callable[[bytes], bytes]] = []
-        self._wrap: list[Callable[[bytes], bytes]] = []
-        """Of the layers that are open, in the order in which each direction goes through them."""
+        self._inward: list[Layer] = []
+        self._outward: list[Layer] = []
+        """The layers that are open, in the order in which each direction goes through them."""
         self._failure: Exception | None = None
 
     def opened(self) -> None:
@@ -165,8 +170,8 @@ class Stack(Receiver):
             for start in range(0, len(data), CHUNK):
                 self.send(data[start : start + CHUNK])
             return
-        for wrap in self._wrap:
-            data = wrap(data)
+        for layer in self._outward:
+            data = layer.wrap(data)
         self.transport.write(data)
 
     def connection_made(self, transport: Transport) -> None:
@@ -176,10 +181,19 @@ class Stack(Receiver):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost(self._failure or exc or ConnectionResetError("closed"))
 
+    def eof_received(self) -> None:
+        return
+
+    def pause_writing(self) -> None:
+        return
+
+    def resume_writing(self) -> None:
+        return
+
     def data_received(self, data: bytes) -> None:
         try:
-            for receive in self._receive:
-                data = receive(data)
+            for layer in self._inward:
+                data = layer.receive(data)
             if self._unopened:
                 self._step(data)
             elif data:
@@ -201,8 +215,8 @@ class Stack(Receiver):
         if rest is None:
             return
         del self._unopened[0]
-        self._receive.append(layer.receive)
-        self._wrap.insert(0, layer.wrap)
+        self._inward.append(layer)
+        self._outward.insert(0, layer)
         self._begin()
         if rest and self._unopened:
             self._step(rest)

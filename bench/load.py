@@ -1,7 +1,7 @@
 """The load: sessions that speak HTTP/1.1 through whatever layers a chain begins with.
 
 Push-based like the product, so that one core drives more calls than any chain answers; the report shows how busy it
-was. Run as `python -m bench.load`, with a job as JSON on standard input; the result is JSON on standard output.
+was. `run` takes a job as JSON on standard input; the result is JSON on standard output.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Target:
     inner_ca: str = ""
 
 
-@dataclass(slots=True)
+@dataclass
 class Tally:
     """What happened."""
 
@@ -336,6 +336,7 @@ async def main() -> None:
     print("result " + json.dumps(result), flush=True)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The program."""
     use_large_blocks()
     uvloop.run(main())

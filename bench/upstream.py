@@ -1,7 +1,7 @@
 """The upstream of every chain: an HTTP server that does next to nothing, so that the chain is what is measured.
 
 `POST /call` answers 1 KB of JSON; `GET /events?n=&every=` streams n server-sent events; `GET /bulk?bytes=` sends,
-`POST /sink` takes. Run as `python -m bench.upstream PORT`.
+`POST /sink` takes. `run` takes the port as its only argument.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import httptools
 import uvloop
 
-from qanat.net.transport import Receiver, Transport, as_protocol
+from qanat.net.transport import Transport, as_protocol
 
 CALL_BODY = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"' + b"x" * 940 + b'"}]}}'
 CALL = (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(CALL_BODY)) + CALL_BODY
@@ -22,8 +22,8 @@ EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encodi
 CHUNK = b"b" * 65536
 
 
-class Upstream(Receiver):
-    """One connection."""
+class Upstream:
+    """One connection; a `Receiver` by shape only: it is compiled."""
 
     def connection_made(self, transport: Transport) -> None:
         self._transport = transport
@@ -48,6 +48,9 @@ class Upstream(Receiver):
 
     def _is_known(self, data: bytes) -> bool:
         return data.startswith(b"POST /call ") and data.endswith(self._known_end)
+
+    def eof_received(self) -> None:
+        return
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._writable.set()
@@ -113,5 +116,6 @@ async def main(port: int) -> None:
     server.close()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The program."""
     uvloop.run(main(int(sys.argv[1])))

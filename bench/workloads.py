@@ -106,8 +106,9 @@ class LoadFailed(Exception):
 
 def measure(chain: Chain, job: dict[str, Any]) -> Measurement:
     """Run a job against a chain that is up. Raises `LoadFailed`."""
-    command = [sys.executable, "-m", "bench.load"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", "from bench.load import run; run()"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=chain.programs) as process:
         watchdog = threading.Timer(JOB_TIMEOUT, process.kill)  # a chain that stalls fails, and the run goes on
         watchdog.start()
         try:
