@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -242,6 +243,25 @@ class Admin(ProxySection):
     listen_addr: ListenAddress
 
 
+def _check_collector(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError(f'must be a URL like http://collector:4318, not "{value.rpartition("@")[2]}"')
+    return value
+
+
+class Tracing(ProxySection):
+    """Two OpenTelemetry spans for each request, sent to a collector: of the whole, and of the call upstream."""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_check_collector)]
+    """The collector's URL for OTLP over HTTP; `/v1/traces` is added where it is missing."""
+    ca_file: Path | None = None
+    """Trusted for a collector at `https://`, instead of the system's."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How many of the traces that begin here are kept. What a caller's `traceparent` decides is followed."""
+    service_name: Annotated[str, Field(min_length=1)] = "qanat-proxy"
+
+
 class ProxyConfig(ProxySection):
     """Everything `qanat proxy` reads from its file."""
 
@@ -262,6 +282,7 @@ class ProxyConfig(ProxySection):
     """Whether redirects and challenges that name the upstream are made to name the tunnel hostname."""
     reload: Reload = Reload()
     admin: Admin | None = None
+    tracing: Tracing | None = None
 
     @field_validator("tunnel_domain")
     @classmethod

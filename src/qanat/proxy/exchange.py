@@ -86,6 +86,8 @@ class Exchange(ResponseListener):
         self._timer: asyncio.TimerHandle | None = None
         self._filter: FilterRun | None = None
         self._watch: AnswerWatch | None = None
+        tracer = forwarder.tracer
+        self._trace = tracer.begin(request.headers) if tracer is not None else None
 
     @property
     def standalone_stream(self) -> bool:
@@ -236,6 +238,8 @@ class Exchange(ResponseListener):
             request_id=self._request_id,
             protocol=request.protocol,
         )
+        if self._trace is not None:
+            self._headers = self._trace.onward(self._headers)
         forwarder.occupy(route)
         self.route = route
         if route.filter is not None:
@@ -254,6 +258,8 @@ class Exchange(ResponseListener):
 
     def _connect(self) -> None:
         assert self.route is not None
+        if self._trace is not None:
+            self._trace.called()
         upstream = self.route.pool.take()
         if upstream is not None:
             self._attach(upstream)
@@ -262,6 +268,8 @@ class Exchange(ResponseListener):
 
     async def _take_connection(self) -> None:
         assert self.route is not None
+        if self._trace is not None:
+            self._trace.called()
         self._attach(self.route.pool.take() or await self.route.pool.connect())
         self.flush()
 
@@ -316,6 +324,8 @@ class Exchange(ResponseListener):
             return
         self._stage = _ANSWERING
         self.record.answered(response.status)
+        if self._trace is not None:
+            self._trace.answered(response.status)
         rewriter = None
         if route.rewrite_origins and may_name_an_origin(response.headers):
             rewriter = OriginRewriter(route.destination.url, self.request.authority)
@@ -415,6 +425,8 @@ class Exchange(ResponseListener):
         if self._watch is not None:
             self._watch.stop()
         self.record.finish()
+        if self._trace is not None:
+            self._trace.finish(self.record, self.route)
         if self._filter is not None:
             self._filter.finished(self.record.outcome)
         self._forwarder.leave(self, self.route)

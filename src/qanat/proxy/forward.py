@@ -13,6 +13,7 @@ from qanat.proxy.metrics import ProxyMetrics
 from qanat.proxy.pool import Pool
 from qanat.proxy.route import Route
 from qanat.proxy.routes import RouteTable
+from qanat.proxy.tracing.spans import Tracer
 
 _IDS: Final = 64
 
@@ -20,8 +21,10 @@ _IDS: Final = 64
 class Forwarder:
     """Knows every exchange that is going on."""
 
-    def __init__(self, table: RouteTable[Route], metrics: ProxyMetrics, max_requests: int) -> None:
-        self.table, self.metrics, self.max_requests = table, metrics, max_requests
+    def __init__(
+        self, table: RouteTable[Route], metrics: ProxyMetrics, max_requests: int, tracer: Tracer | None = None
+    ) -> None:
+        self.table, self.metrics, self.max_requests, self.tracer = table, metrics, max_requests, tracer
         self.draining = False
         self._exchanges: set[Exchange] = set()
         self._tasks: set[asyncio.Task[None]] = set()

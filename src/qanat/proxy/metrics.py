@@ -52,6 +52,9 @@ class ProxyMetrics:
             registry=registry,
         )
         self.reload_success.set(1)
+        self.spans = Counter(
+            "mcp_proxy_spans", "Spans that a collector took, and those it did not", ["result"], registry=registry
+        )
 
     def count_request(self, route: str, method: bytes, status: int, duration: float, ttfb: float) -> None:
         """A request is over. Times are seconds; `ttfb` is 0 when no answer came."""

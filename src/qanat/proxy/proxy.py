@@ -27,6 +27,8 @@ from qanat.proxy.policy.build import PolicyBuilder
 from qanat.proxy.pool import Pool
 from qanat.proxy.route import BuildFilter, Route, build_route, files_of
 from qanat.proxy.routes import RouteTable
+from qanat.proxy.tracing.export import Exporter
+from qanat.proxy.tracing.spans import Tracer
 from qanat.tunnel.connection import IncomingStream
 
 log = get_logger("qanat.proxy")
@@ -62,7 +64,10 @@ class Proxy:
         self._hooks = self._choose, self._count_handshake, self._forget_session  # bound once, not for each session
         self._door = StreamDoor(self)
         routes = self._build_routes(config, {}, {})
-        self.forwarder = Forwarder(RouteTable(routes, config.tunnel_domain), self.metrics, config.limits.requests)
+        self.exporter = Exporter(config.tracing, self._count_spans) if config.tracing else None
+        tracer = Tracer(self.exporter.emit, config.tracing.sample_ratio) if self.exporter and config.tracing else None
+        table = RouteTable(routes, config.tunnel_domain)
+        self.forwarder = Forwarder(table, self.metrics, config.limits.requests, tracer)
         self.routes = routes
         self.use_certificate(certificate)
 
@@ -116,6 +121,9 @@ class Proxy:
         if not self._sessions:
             self._all_gone.set()
         self.metrics.websockets.set(len(self._sessions))
+
+    def _count_spans(self, result: str, count: int) -> None:
+        self.metrics.spans.labels(result).inc(count)
 
     # Changes while running.
 
@@ -201,6 +209,8 @@ class Proxy:
             self._close_pool(route.pool)
         for pool in self._closing_pools:
             await pool.wait_closed()
+        if self.exporter is not None:
+            await self.exporter.close()
         await self._policies.close()
         await self._resolver.close()
         if isinstance(self._lookup, SystemLookup):

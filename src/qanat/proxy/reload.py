@@ -24,7 +24,7 @@ TICKET_KEYS_LIFETIME = 86_400.0
 FAILURE_EVERY = 60.0
 EXPIRY_DAILY, EXPIRY_HOURLY = 14.0, 3.0
 """Days before the end from which it is logged once a day, and once an hour."""
-_FIXED = ("listen_addr", "tls", "tunnel_domain", "admin")
+_FIXED = ("listen_addr", "tls", "tunnel_domain", "admin", "tracing")
 
 
 class CertificateWatch:

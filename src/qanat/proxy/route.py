@@ -12,7 +12,7 @@ from typing import Final
 from qanat.errors import ConfigInvalid
 from qanat.proxy.config import ProxyConfig, RouteConfig, RouteTLS
 from qanat.proxy.dial import Destination, Dialler
-from qanat.proxy.files import digest
+from qanat.proxy.files import digest, load_pem
 from qanat.proxy.filters import RouteFilter
 from qanat.proxy.guard import AddressGuard
 from qanat.proxy.pool import Pool, UpstreamPool
@@ -100,23 +100,13 @@ def upstream_context(config: ProxyConfig, route: RouteConfig) -> ssl.SSLContext 
     files = config.upstream.tls
     ca_file = route.tls.ca_file if route.tls and route.tls.ca_file else files.ca_file
     if ca_file is not None:
-        _attempt(ca_file, lambda: context.load_verify_locations(ca_file))
+        load_pem(ca_file, lambda: context.load_verify_locations(ca_file))
     if files.include_system_cas:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if route.tls and route.tls.client_cert_file:
         certificate, key = route.tls.client_cert_file, route.tls.client_key_file
-        _attempt(certificate, lambda: context.load_cert_chain(certificate, key, password=""))
+        load_pem(certificate, lambda: context.load_cert_chain(certificate, key, password=""))
     return context
-
-
-def _attempt(path: Path, load: Callable[[], None]) -> None:
-    try:
-        load()
-    except ssl.SSLError as error:
-        reason = (error.reason or "no certificate found").replace("_", " ").lower()
-        raise ConfigInvalid([f"{path}: {reason}"]) from error
-    except OSError as error:
-        raise ConfigInvalid([f"open {path}: {(error.strerror or str(error)).lower()}"]) from error
 
 
 def build_route(
