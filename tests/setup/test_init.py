@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from datetime import timedelta
 from pathlib import Path
@@ -49,6 +50,14 @@ def test_an_empty_directory_gets_the_seven_files(setup: Setup, api: TunnelsAPI) 
     assert [record["fingerprint"] for record in api.live(identity)] == [fingerprint(ca.certificate)]
     judge_server_certificate(server.certificate, [ca.certificate], f"tickets.{tunnel['domain']}", now())
     assert "OK" in openssl("verify", "-x509_strict", "-CAfile", "ca.crt", "tls.crt", cwd=setup.data)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_writes_belongs_to_the_directorys_owner(setup: Setup) -> None:
+    os.chown(setup.data, 65532, 65532)
+    setup.init("--token-version=1")
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in setup.data.iterdir()}
+    assert owners == dict.fromkeys([*MODES, "token-version", ".lock"], (65532, 65532))
 
 
 @requirement("setup:2")

@@ -42,6 +42,7 @@ class Directory:
         path = self.path / LOCK
         with _explained(path):
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, SECRET_MODE)
+            self._give_to_owner(self._lock)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -155,7 +156,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         owner = f"{os.geteuid()}:{os.getegid()}"
-        hint = f"the directory must be writable for this user: chown {owner} {path.parent}"
+        hint = f"the directory must be writable for this user: chown -R {owner} {path.parent}"
         raise OutputFailed(f"open {path}: permission denied ({hint})") from error
     except OSError as error:
         raise OutputFailed(f"open {path}: {(error.strerror or str(error)).lower()}") from error
