@@ -58,6 +58,22 @@ def test_both_images_run_as_nobody_and_need_no_shell() -> None:
         assert script.stat().st_mode & 0o111
 
 
+def test_everything_a_stage_copies_is_let_into_the_build() -> None:
+    everything, *lines = (ROOT / ".dockerignore").read_text().split()
+    assert everything == "*"
+    let_in = [Path(line[1:]) for line in lines if line.startswith("!")]
+    steps = [rest.split() for _, _, steps in parse(DOCKERFILE) for instruction, rest in steps if instruction == "COPY"]
+    copied = [
+        Path(word)
+        for words in steps
+        if not any(word.startswith("--from=") for word in words)
+        for word in words[:-1]
+        if not word.startswith("--")
+    ]
+    assert [path for path in copied if not any(path.is_relative_to(place) for place in let_in)] == []
+    assert all((ROOT / path).exists() for path in [*copied, *let_in])
+
+
 @pytest.mark.parametrize("name", ["build", "customer", "operator"])
 def test_every_package_is_pinned_by_hash(name: str) -> None:
     text = (LOCKS / f"{name}.txt").read_text().replace("\\\n", " ")
