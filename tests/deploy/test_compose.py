@@ -21,6 +21,7 @@ from qanat.gateway.config import GatewayConfig
 from qanat.pki.judge import covers
 from qanat.pki.material import load_certificate, load_pair
 from qanat.proxy.config import load_config
+from tests.support.dockerfile import parse
 from tests.support.requirements import requirement
 
 COMPOSE = Path(__file__).parents[2] / "deploy" / "compose"
@@ -84,6 +85,14 @@ def test_database_and_directory_cannot_be_reached_from_outside() -> None:
         assert document["services"][name]["networks"] == ["back"]
     used = {secret for service in document["services"].values() for secret in service.get("secrets", [])}
     assert used == set(document["secrets"])
+
+
+def test_the_control_planes_volume_is_made_for_its_user() -> None:
+    control = services("operator/compose.yaml")["control"]
+    assert "control:/var/lib/qanat" in control["volumes"]
+    stages = {name: steps for name, _, steps in parse(COMPOSE.parent / "Dockerfile")}
+    made = f"--from=build-operator --chown={control['user']} /opt/empty /var/lib/qanat"
+    assert ("COPY", made) in stages["operator"]
 
 
 def test_every_part_understands_its_file() -> None:
