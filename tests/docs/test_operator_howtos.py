@@ -180,7 +180,8 @@ async def test_run_an_edge(tmp_path: Path) -> None:
         operator = EdgeOperator(tmp_path, tmp_path / "state", replace)
         operator.install()
         shutil.copytree(ROOT / "deploy" / "systemd", tmp_path / "deploy" / "systemd")
-        (tmp_path / "root/etc/systemd/system").mkdir(parents=True)
+        for folder in ("etc/systemd/system", "usr/lib/sysusers.d"):
+            (tmp_path / "root" / folder).mkdir(parents=True)
         config_file = tmp_path / "root/etc/qanat/edge.yaml"
         printed = ""
         with ended(operator):
@@ -198,6 +199,7 @@ async def test_run_an_edge(tmp_path: Path) -> None:
     assert "unknown_host" in printed
     assert "following the control plane" in log
     assert "cluster joined" in log
+    assert (tmp_path / "root/usr/lib/sysusers.d/qanat.conf").exists()
 
 
 @contextmanager
