@@ -56,6 +56,12 @@ def test_a_unit_runs_a_command_we_have_as_a_user_of_its_own(name: str) -> None:
     assert f"u {user[1]} " in (UNITS / "qanat.sysusers").read_text()
 
 
+def test_no_guide_kills_a_unit_that_would_start_again() -> None:
+    for page in (UNITS.parents[1] / "docs").rglob("*.md"):
+        for command in re.findall(r"`([^`]*systemctl kill -s KILL[^`]*)`", page.read_text()):
+            assert "systemctl disable --now --no-block" in command, page
+
+
 def test_renewal_has_no_network_and_runs_daily() -> None:
     assert "PrivateNetwork=yes" in (UNITS / "qanat-renew.service").read_text()
     assert "OnCalendar=daily" in (UNITS / "qanat-renew.timer").read_text()
