@@ -78,6 +78,17 @@ def test_the_customer_runs_the_documented_topology() -> None:
     assert found["mcp-proxy"]["healthcheck"]["test"] == ["CMD", "/mcp-proxy", "-healthcheck"]
 
 
+@pytest.mark.parametrize("file", FILES[:2])
+def test_every_variable_of_the_example_reaches_a_service(file: str) -> None:
+    found = services(file)
+    example = set(re.findall(r"^(\w+)=", (COMPOSE / "customer/.env.example").read_text(), re.MULTILINE))
+    given = {name for service in found.values() for name in service.get("environment", {})}
+    assert {name for name in example if not name.endswith("_IMAGE")} <= given
+    assert {"API_URL", "API_CA_FILE", "TUNNEL_ID", "TUNNEL_NAME"} <= set(found["setup"]["environment"])
+    places = [name for name, service in found.items() if "./config:/etc/mcp-tunnel:ro" in service["volumes"]]
+    assert {"setup", "cloudflared" if "cloudflared" in found else "join"} == set(places)
+
+
 def test_database_and_directory_cannot_be_reached_from_outside() -> None:
     document = yaml.safe_load((COMPOSE / "operator/compose.yaml").read_text())
     assert document["networks"]["back"]["internal"] is True
