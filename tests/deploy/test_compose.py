@@ -143,6 +143,10 @@ def test_prepare_makes_secrets_once(tmp_path: Path) -> None:
     qanat = Path(sys.executable).with_name("qanat")
     command = [str(folder / "prepare.sh"), "tunnel.example.net", "api.tunnels.example.net"]
     environment = {"QANAT": str(qanat), "PATH": os.environ["PATH"]}
+    failing = environment | {"QANAT": "false"}
+    failed = subprocess.run(command, env=failing, capture_output=True, text=True, timeout=60, check=False)
+    assert failed.returncode == 1
+    assert not (folder / "secrets").exists(), "the next run would find it and do nothing"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     secrets = folder / "secrets"

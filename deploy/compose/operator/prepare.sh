@@ -11,11 +11,21 @@ base=${1:?usage: prepare.sh BASE_DOMAIN API_HOST}
 api=${2:?usage: prepare.sh BASE_DOMAIN API_HOST}
 [ ! -e secrets ] || { echo "secrets/ exists: nothing was done"; exit 1; }
 [ ! -e .env ] || . ./.env
-qanat=${QANAT:-docker run --rm --user $(id -u):$(id -g) -v $PWD/secrets:/work/secrets --workdir /work ${QANAT_OPERATOR_IMAGE-}}
+run_qanat() {
+    if [ -n "${QANAT-}" ]; then
+        $QANAT "$@"
+    else
+        docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/secrets:/work/secrets" --workdir /work \
+            "${QANAT_OPERATOR_IMAGE:?set it in .env, by digest}" "$@"
+    fi
+}
 
 mkdir secrets
-$qanat edge pki --directory secrets/pki --base-domain "$base"
-$qanat edge client-cert --name gateway --ca secrets/pki/client-ca.pem --ca-key secrets/pki/client-ca-key.pem --output secrets/pki/gateway
+# Half of them would look like all of them to the next run.
+trap 'rm -rf secrets' EXIT
+trap 'exit 1' HUP INT TERM
+run_qanat edge pki --directory secrets/pki --base-domain "$base"
+run_qanat edge client-cert --name gateway --ca secrets/pki/client-ca.pem --ca-key secrets/pki/client-ca-key.pem --output secrets/pki/gateway
 for name in postgres-password edge-service-key gateway-service-key; do
     openssl rand -hex 32 | tr -d '\n' > secrets/$name
 done
@@ -30,4 +40,5 @@ cp secrets/control.pem secrets/control-ca.pem
 find secrets -type f -exec chmod 0444 {} +
 chmod 0400 secrets/pki/*-ca-key.pem
 chmod 0700 secrets
+trap - EXIT
 echo "secrets/ is ready; keep secrets/pki/*-ca-key.pem offline"
