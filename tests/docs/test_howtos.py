@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,4 +214,5 @@ async def test_production_on_vms(reader: Reader) -> None:
     await reader.do(restarted.text)
     names = await reader.do("tar -tf tunnel.tar")
     assert "tunnel/tls.key" in names
+    assert stat.S_IMODE((reader.work / "tunnel.tar").stat().st_mode) == 0o600
     assert "ca.key" not in names

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,8 @@ async def test_run_the_operators_side(tmp_path: Path, postgres: Postgres) -> Non
     assert "ready: tnl_" in printed
     assert "every hop that was checked works" in printed
     assert "values sealed again" in printed
+    for name in ("operator-token", "first-customer.json"):
+        assert stat.S_IMODE((work / name).stat().st_mode) == 0o600, name
     assert postgres.execute("SELECT count(*) FROM tunnels", "qanat").strip() == "1"
 
 
