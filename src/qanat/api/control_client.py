@@ -17,6 +17,7 @@ from uuid import UUID
 import httpx2
 from pydantic import SecretStr, ValidationError
 
+from qanat.api.credential import bearer
 from qanat.api.event_backlog import EventsRefused
 from qanat.api.internal import Change, Credential, EventBatch, Message, Principal, TunnelRecord, Watches
 from qanat.errors import QanatError
@@ -62,7 +63,7 @@ class ControlClient:
         self._timeout = timeout
         self._http = httpx2.AsyncClient(
             base_url=url.rstrip("/"),
-            headers={"authorization": f"Bearer {service_key.get_secret_value()}"},
+            headers={"authorization": bearer(service_key.get_secret_value(), "the service key")},
             timeout=timeout,
             verify=verify,
             trust_env=False,

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
+from qanat.api.credential import bearer
 from qanat.api.http import APIUnreachable, Call, JSONClient
 from qanat.ids import CertificateID, TokenID, TunnelID
 
@@ -119,7 +120,7 @@ class TunnelsClient:
         self, base_url: str, credential: SecretStr, *, workspace_id: str | None = None, trust: Path | None = None
     ) -> None:
         headers = {
-            "authorization": f"Bearer {credential.get_secret_value()}",
+            "authorization": bearer(credential.get_secret_value()),
             "anthropic-version": VERSION,
             "anthropic-beta": BETA,
         }

@@ -136,16 +136,16 @@ def get_all(context: typer.Context, path: str, **query: str | None) -> list[dict
 def _call(
     session: Session, method: Any, path: str, body: dict[str, Any] | None, query: dict[str, str | int] | None
 ) -> dict[str, Any]:
+    from qanat.api.credential import bearer
     from qanat.api.http import Call, JSONClient
     from qanat.api.tunnels import BETA, VERSION
 
-    headers = {
-        "authorization": f"Bearer {session.credential}",
-        "anthropic-version": VERSION,
-        "anthropic-beta": BETA,
-    } | ({"anthropic-workspace-id": session.workspace_id} if session.workspace_id else {})
-
     async def work() -> dict[str, Any]:
+        headers = {
+            "authorization": bearer(session.credential),
+            "anthropic-version": VERSION,
+            "anthropic-beta": BETA,
+        } | ({"anthropic-workspace-id": session.workspace_id} if session.workspace_id else {})
         async with JSONClient(session.api_url, headers, trust=session.ca_file) as client:
             return await client.call(Call(method, path, body, query, idempotent=method == "GET"))
 
