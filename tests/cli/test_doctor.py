@@ -17,7 +17,7 @@ from qanat.cli.doctor_hops import Finding, Place
 from qanat.pki.issue import issue_server
 from qanat.stack import Stack, join
 from tests.support.pki import DOMAIN, now, serial, throwaway_ca, throwaway_server
-from tests.support.tunnels_api import JSONHandler, Request, serving
+from tests.support.tunnels_api import API_KEY, JSONHandler, Request, serving, tunnels_api
 
 
 @pytest.fixture
@@ -125,6 +125,20 @@ async def test_what_is_wrong_with_files_is_said(tmp_path: Path) -> None:
     assert "not a token" not in str(findings)
     (data / "tls.crt").unlink()
     assert failing(await look(Place(data=data))) == ["files", "token", "certificate"]
+
+
+async def test_what_cannot_be_read_is_a_finding_too(tmp_path: Path) -> None:
+    data = stored(tmp_path)
+    (data / "tunnel-token").write_bytes(b"\xff\xfe")
+    assert failing(await look(Place(data=data))) == ["token"]
+    (data / "tunnel-token").unlink()
+    (data / "tunnel-token").mkdir()
+    with tunnels_api() as api:
+        (data / "tunnel-id").write_text(api.add_tunnel())
+        place = Place(data=data, api_url=api.url, api_token=API_KEY)
+        assert failing(await look(place)) == ["files", "token", "api"]
+    edge = await look(Place(edges=("127.0.0.1:1",), cacert=tmp_path / "none.pem"))
+    assert edge[0].text == f"--cacert {tmp_path / 'none.pem'}: no such file or directory"
 
 
 async def test_a_certificate_near_its_end_is_a_warning_and_one_past_it_a_failure(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Place:
         """The tunnel's domain as given, or as setup stored it."""
         stored = self.data / "tunnel-domain" if self.data else None
         if not self.tunnel_domain and stored and stored.is_file():
-            return stored.read_text().strip()
+            return stored.read_text(errors="replace").strip()
         return self.tunnel_domain
 
 
@@ -97,7 +97,7 @@ async def check_token(place: Place) -> list[Finding]:
     assert place.data is not None
     path = place.data / "tunnel-token"
     try:
-        token = parse_token(path.read_text())
+        token = parse_token(path.read_text(errors="replace"))
     except OSError as error:
         return [Finding("token", "fail", f"{path}: {error.strerror}")]
     except TokenInvalid as error:
@@ -141,8 +141,9 @@ async def check_api(place: Place) -> list[Finding]:
 
     assert place.data is not None
     try:
-        tunnel_id = TunnelID((place.data / "tunnel-id").read_text().strip())
+        tunnel_id = TunnelID((place.data / "tunnel-id").read_text(errors="replace").strip())
         ca = load_certificate((place.data / "ca.crt").read_bytes())
+        stored = (place.data / "tunnel-token").read_text(errors="replace").strip()
         async with TunnelsClient(place.api_url, SecretStr(place.api_token), trust=place.api_ca) as client:
             tunnel = await client.get(tunnel_id)
             if tunnel.archived_at is not None:
@@ -155,7 +156,7 @@ async def check_api(place: Place) -> list[Finding]:
         return [Finding("api", "fail", str(error))]
     if fingerprint(ca) not in [record.fingerprint for record in live]:
         return [Finding("api", "fail", f"ca.crt is not registered on {tunnel_id}: run qanat setup init")]
-    if token.tunnel_token.get_secret_value() != (place.data / "tunnel-token").read_text().strip():
+    if token.tunnel_token.get_secret_value() != stored:
         return [Finding("api", "fail", "the token was rotated elsewhere: run qanat setup init, restart connectors")]
     return [Finding("api", "ok", f"{tunnel_id} is live, its CA registered, its token current")]
 
@@ -187,6 +188,9 @@ async def _edge_tls(place: Place, host: str, port: int) -> Finding:
     where = f"{host}:{port}/tcp"
     try:
         context = ssl.create_default_context(cafile=place.cacert)
+    except OSError as error:
+        return Finding("edge", "fail", f"--cacert {place.cacert}: {_reason(error)}")
+    try:
         async with asyncio.timeout(place.timeout):
             _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=TLS_NAME)
     except ssl.SSLCertVerificationError as error:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from cryptography import x509
 
@@ -50,6 +51,8 @@ def outer_context(
     ca_file: os.PathLike[str] | str | None = None,
 ) -> ssl.SSLContext:
     """TLS 1.3 with a client certificate. Without `ca_file` the edge's certificate must chain to a system root."""
+    for file in (certificate_file, key_file, *(() if ca_file is None else (ca_file,))):
+        Path(file).open("rb").close()  # says which one cannot be read: ssl does not
     context = ssl.create_default_context(cafile=None if ca_file is None else os.fspath(ca_file))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
