@@ -42,6 +42,9 @@ def test_pki_makes_everything_an_operator_needs_and_overwrites_nothing(tmp_path:
     again = run(app, arguments)
     assert again.exit_code == 1
     assert "exists already" in again.stderr
+    nameless = run(app, ["pki", "--directory", str(tmp_path / "none"), "--base-domain", "tunnel example"])
+    assert nameless.exit_code == 1
+    assert "not a host name" in nameless.stderr
 
 
 @requirement("edge:client-cert")
@@ -52,6 +55,7 @@ def test_client_cert_issues_a_certificate_for_a_name(files: OperatorFiles, tmp_p
     pair = load_pair((tmp_path / "gw.pem").read_bytes(), (tmp_path / "gw-key.pem").read_bytes())
     assert covers(pair.certificate, "gw.example.net")
     assert run(app, [*arguments, "--lifetime", "soon"]).exit_code == 2
+    assert run(app, [*arguments, "--lifetime", "0"]).exit_code == 2
 
 
 def test_a_wrong_file_is_misuse_and_names_every_key(tmp_path: Path) -> None:

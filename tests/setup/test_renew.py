@@ -106,6 +106,35 @@ def test_a_directory_made_by_hand_is_renewed_and_keeps_its_modes(setup: Setup) -
     assert (setup.data / "tls.key").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize(
+    ("domain", "said"), [("other.example.net", "the tunnel-domain stored is"), ("bad domain", "not a host name")]
+)
+def test_a_wrong_domain_replaces_nothing(setup: Setup, domain: str, said: str) -> None:
+    setup.init()
+    before = setup.files()
+    if said == "not a host name":
+        (setup.data / "tunnel-domain").unlink()
+    assert said in setup.renew(f"--tunnel-domain={domain}", expect=1)
+    assert setup.files()["tls.crt"] == before["tls.crt"]
+
+
+def test_a_life_beyond_the_calendar_ends_with_the_ca(setup: Setup) -> None:
+    setup.init()
+    assert "warning: shortened" in setup.renew("--cert-duration=99999999h")
+    leaf, ca = (load_certificate(setup.files()[name]) for name in ("tls.crt", "ca.crt"))
+    assert leaf.not_valid_after_utc == ca.not_valid_after_utc
+    assert "warning" not in setup.renew("--cert-duration=2160h")
+
+
+def test_a_ca_without_a_key_identifier_is_refused(setup: Setup) -> None:
+    extensions = "[req]\ndistinguished_name=d\n[d]\n[v]\nbasicConstraints=critical,CA:TRUE\nsubjectKeyIdentifier=none\n"
+    (setup.data / "ca.cnf").write_text(extensions)
+    new = ("req", "-config", "ca.cnf", "-extensions", "v", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=own")
+    openssl(*new, "-keyout", "ca.key", "-out", "ca.crt", cwd=setup.data)
+    printed = setup.renew(f"--tunnel-domain={DOMAIN}", expect=1)
+    assert "the CA certificate has no subject key identifier" in printed
+
+
 @requirement("setup:11")
 def test_outside_a_pod_the_output_must_be_named(setup: Setup) -> None:
     assert "--output is required" in setup("init", expect=2)

@@ -66,6 +66,8 @@ def client_cert(
         period: timedelta = parse_duration(lifetime)
     except ValueError as error:
         _fail(f"--lifetime: {error}", 2)
+    if period < timedelta(minutes=1):
+        _fail("--lifetime: at least one minute", 2)
     try:
         for path in make_client((ca, ca_key), name, output, period):
             print(path)

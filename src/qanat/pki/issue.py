@@ -7,6 +7,7 @@ a signature by RSA-4096 costs 160 times more, and a server signs once for each h
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from qanat.pki.judge import find
 from qanat.pki.material import CertificateRefused, Pair, PrivateKey
 
 CA_LIFETIME = timedelta(days=1826)
@@ -24,6 +26,7 @@ SERVER_LIFETIME = timedelta(days=90)
 BACKDATED = timedelta(minutes=5)
 """Certificates start this long before `now`: clocks of other machines may be behind."""
 MAX_COMMON_NAME = 64
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 CONNECTOR_LISTENER_NAMES = ("h2.cftunnel.com", "quic.cftunnel.com", "probe.cftunnel.com")
 """The server names cloudflared asks for over HTTP/2, QUIC and its connectivity probe."""
 
@@ -89,7 +92,7 @@ def issue_server(
     key: PrivateKey | None = None,
 ) -> Pair:
     """The proxy's certificate: `*.<domain>` and `<domain>`, one label deep."""
-    names = (x509.DNSName(f"*.{domain}"), x509.DNSName(domain))
+    names = (x509.DNSName(f"*.{_dns_name(domain).value}"), _dns_name(domain))
     return _issue(ca, _Leaf(domain, names, (ExtendedKeyUsageOID.SERVER_AUTH,)), (now, lifetime), serial, key)
 
 
@@ -103,7 +106,7 @@ def issue_listener(
 
 def issue_client(ca: Pair, name: str, now: datetime, serial: int, *, lifetime: timedelta = SERVER_LIFETIME) -> Pair:
     """A client certificate for outer mTLS; `name` is the common name and the one DNS name."""
-    leaf = _Leaf(name, (x509.DNSName(name),), (ExtendedKeyUsageOID.CLIENT_AUTH,))
+    leaf = _Leaf(name, (_dns_name(name),), (ExtendedKeyUsageOID.CLIENT_AUTH,))
     return _issue(ca, leaf, (now, lifetime), serial)
 
 
@@ -124,14 +127,16 @@ def _issue(
     ca_end = ca.certificate.not_valid_after_utc
     if now >= ca_end:
         raise CertificateRefused("the CA certificate has expired")
-    issuer = ca.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    issuer = find(ca.certificate, x509.SubjectKeyIdentifier)
+    if issuer is None:
+        raise CertificateRefused("the CA certificate has no subject key identifier")
     encipher = isinstance(key, rsa.RSAPrivateKey) or ExtendedKeyUsageOID.SERVER_AUTH in leaf.usages
     usage = _key_usage(digital_signature=True, key_encipherment=encipher)
-    authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer.value)
     certificate = (
         _builder(_name(leaf.common_name), ca.certificate.subject, key, serial)
         .not_valid_before(_start(now))
-        .not_valid_after(min(_whole(now + lifetime), ca_end))
+        .not_valid_after(_whole(now + min(lifetime, ca_end - now)))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage(leaf.usages), critical=False)
@@ -166,7 +171,14 @@ def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        return x509.DNSName(name)
+        return _dns_name(name)
+
+
+def _dns_name(name: str) -> x509.DNSName:
+    """Raises `CertificateRefused` for what is no host name: nobody could be verified by it."""
+    if len(name) > 253 or not all(map(_LABEL.fullmatch, name.split("."))):
+        raise CertificateRefused(f"not a host name: {name!r}")
+    return x509.DNSName(name)
 
 
 def _key_usage(

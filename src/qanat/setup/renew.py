@@ -35,6 +35,8 @@ async def run_renew(options: RenewOptions, output: Output, clock: Clock, say: Ca
     domain = options.tunnel_domain or stored.domain
     if domain is None:
         raise SetupRefused("no tunnel-domain is stored; pass --tunnel-domain")
+    if stored.domain not in (None, domain):
+        raise SetupRefused(f"--tunnel-domain is {domain}, but the tunnel-domain stored is {stored.domain}")
     ca = _usable_ca(stored, now)
     remaining = _remaining(stored, domain, options, now)
     if remaining is not None:
@@ -44,7 +46,7 @@ async def run_renew(options: RenewOptions, output: Output, clock: Clock, say: Ca
     await output.write(server_files(server))
     end = server.certificate.not_valid_after_utc
     say(f"issued a server certificate, valid until {end.isoformat()}")
-    if end < (now + options.cert_duration).replace(microsecond=0):
+    if end - now + timedelta(seconds=1) <= options.cert_duration:
         say("warning: shortened, because the CA expires then; replace the CA with setup init --new-ca")
 
 
