@@ -162,6 +162,10 @@ def test_the_minimal_values_give_the_documented_objects() -> None:
     assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
+def policy(**egress: Any) -> dict[str, Any]:
+    return {"networkPolicy": {"egress": egress}}
+
+
 @requirement("setup:28")
 def test_the_users_listen_address_and_files_have_no_effect() -> None:
     own = {"listen_addr": ":1", "tls": {"cert_file": "/x", "key_file": "/y"}}
@@ -189,6 +193,11 @@ def test_the_users_listen_address_and_files_have_no_effect() -> None:
         (merged(MINIMAL, {"gatway": {}}), "gatway"),
         (merged(MINIMAL, {"setup": {"forced": True}}), "forced"),
         (merged(MINIMAL, {"gateway": {"config": {"shutdown_timeout": "1h"}}}), "shutdown_timeout"),
+        (merged(MINIMAL, {"api": {"url": "http://api.example.net"}}), "/api/url"),
+        (merged(MINIMAL, {"api": {"url": "https://api.example.net/v1"}}), "/api/url"),
+        (merged(MINIMAL, policy(mcpServers=[{"ports": [8080]}])), "/networkPolicy/egress/mcpServers/0"),
+        (merged(MINIMAL, policy(mcpServers=[{"cidr": "10.0.0.0/8", "ports": []}])), "mcpServers/0/ports"),
+        (merged(MINIMAL, policy(kubernetesPorts=[])), "/networkPolicy/egress/kubernetesPorts"),
     ],
 )
 @requirement("setup:29")
@@ -282,6 +291,25 @@ def test_with_egress_on_a_pod_reaches_the_edge_its_upstreams_and_names() -> None
     renew = one(objects, "NetworkPolicy", "mcp-tunnel-cert-renew")["spec"]["egress"]
     assert [port["port"] for rule in renew for port in rule["ports"]] == [53, 53, 443, 6443]
     assert all("0.0.0.0/0" not in str(rule) for rule in renew)
+
+
+def test_an_empty_list_of_networks_lets_nothing_through() -> None:
+    names = ("cloudflaredEgressCIDRs", "apiCIDRs", "kubernetesCIDRs")
+    emptied = merged(MINIMAL, EGRESS, {"networkPolicy": {"egress": {name: [] for name in names}}})
+    for policy in (item for item in render("mcp-tunnel", emptied) if item["kind"] == "NetworkPolicy"):
+        rules = policy["spec"]["egress"]
+        assert all(rule["to"] and rule["ports"] for rule in rules), "such a rule allows everything"
+        assert {port["port"] for rule in rules for port in rule["ports"]} <= {53, 8080, 9000}
+
+
+def test_the_policies_let_through_the_ports_that_were_configured() -> None:
+    api_elsewhere = {"api": {"url": "https://api.example.net:8787"}}
+    edge_elsewhere = {"edge": {"addresses": ["a.example.net:443", "b.example.net"]}}
+    objects = render("mcp-tunnel", merged(MINIMAL, EGRESS, api_elsewhere, edge_elsewhere))
+    edge = one(objects, "NetworkPolicy", "mcp-tunnel")["spec"]["egress"][1]
+    assert [port["port"] for port in edge["ports"]] == [443, 443, 7844, 7844]
+    api = one(objects, "NetworkPolicy", "mcp-tunnel-setup")["spec"]["egress"][-1]
+    assert api["ports"] == [{"port": 8787, "protocol": "TCP"}]
 
 
 def test_the_older_spelling_of_the_policy_means_the_same() -> None:

@@ -100,15 +100,45 @@ capabilities:
     - {port: 53, protocol: TCP}
 {{- end -}}
 
+{{/* A rule that names nobody lets everybody be reached: of an empty list there is none. */}}
 {{- define "mcp-tunnel.kubernetesEgress" -}}
+{{- with .Values.networkPolicy.egress.kubernetesCIDRs }}
 - to:
-    {{- range .Values.networkPolicy.egress.kubernetesCIDRs }}
+    {{- range . }}
     - ipBlock: {cidr: {{ . | quote }}}
     {{- end }}
   ports:
-    {{- range .Values.networkPolicy.egress.kubernetesPorts }}
+    {{- range $.Values.networkPolicy.egress.kubernetesPorts }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "mcp-tunnel.apiEgress" -}}
+{{- with .Values.networkPolicy.egress.apiCIDRs }}
+- to:
+    {{- range . }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  ports:
+    - {port: {{ regexFind ":[0-9]+/?$" $.Values.api.url | trimPrefix ":" | trimSuffix "/" | default "443" }}, protocol: TCP}
+{{- end }}
+{{- end -}}
+
+{{- define "mcp-tunnel.edgeEgress" -}}
+{{- $ports := list -}}
+{{- range .Values.edge.addresses }}{{ $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default "7844") }}{{ end -}}
+{{- with .Values.networkPolicy.egress.cloudflaredEgressCIDRs }}
+- to:
+    {{- range . }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  ports:
+    {{- range uniq $ports | default (list "7844") }}
+    - {port: {{ . }}, protocol: TCP}
+    - {port: {{ . }}, protocol: UDP}
+    {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Refuse what cannot work, before anything is installed. */}}
