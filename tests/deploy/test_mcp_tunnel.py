@@ -312,6 +312,13 @@ def test_the_policies_let_through_the_ports_that_were_configured() -> None:
     assert api["ports"] == [{"port": 8787, "protocol": "TCP"}]
 
 
+def test_what_is_scraped_is_where_the_proxy_listens() -> None:
+    own = {"serviceMonitor": {"enabled": True}, "gateway": {"config": {"admin": {"listen_addr": "127.0.0.1:9999"}}}}
+    objects = render("mcp-tunnel", merged(MINIMAL, own))
+    config = yaml.safe_load(one(objects, "ConfigMap")["data"]["config.yaml"])
+    assert config["admin"] == {"listen_addr": ":9090"}
+
+
 def test_the_older_spelling_of_the_policy_means_the_same() -> None:
     older = merged(
         MINIMAL, {"networkPolicy": {"enabled": True, "mcpServers": [{"cidr": "10.20.0.0/16", "ports": [1]}]}}

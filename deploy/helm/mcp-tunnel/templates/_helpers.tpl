@@ -71,7 +71,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not $config.tunnel_domain }}{{ $config = omit $config "tunnel_domain" }}{{ end -}}
 {{- $_ := set $config "listen_addr" ":8080" -}}
 {{- $_ := set $config "tls" (dict "cert_file" "/etc/mcp-tunnel/tls/tls.crt" "key_file" "/etc/mcp-tunnel/tls/tls.key") -}}
-{{- if and .Values.serviceMonitor.enabled (not $config.admin) }}{{ $_ := set $config "admin" (dict "listen_addr" ":9090") }}{{ end -}}
+{{- if .Values.serviceMonitor.enabled }}{{ $_ := set $config "admin" (dict "listen_addr" ":9090") }}{{ end -}}
 {{- toYaml $config -}}
 {{- end -}}
 
