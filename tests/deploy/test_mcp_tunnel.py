@@ -319,6 +319,12 @@ def test_what_is_scraped_is_where_the_proxy_listens() -> None:
     assert config["admin"] == {"listen_addr": ":9090"}
 
 
+def test_another_tunnel_rolls_the_pods() -> None:
+    renders = [render("mcp-tunnel", merged(MINIMAL, {"tunnel": {"id": identity}})) for identity in ("tnl_1", "tnl_2")]
+    templates = [one(objects, "Deployment")["spec"]["template"] for objects in renders]
+    assert templates[0] != templates[1], "the token and the domain are read at the start"
+
+
 def test_the_older_spelling_of_the_policy_means_the_same() -> None:
     older = merged(
         MINIMAL, {"networkPolicy": {"enabled": True, "mcpServers": [{"cidr": "10.20.0.0/16", "ports": [1]}]}}
