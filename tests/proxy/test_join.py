@@ -65,6 +65,20 @@ def test_a_wrong_key_is_named_in_either_part(pki: TestPKI, tmp_path: Path) -> No
             _settings(file, {}, {}, {}, None, folder)
 
 
+@pytest.mark.parametrize("key", ["connector", "routes", "upstream"])
+@pytest.mark.parametrize("value", [5, "x", ["a"]])
+def test_a_section_that_is_none_is_named(pki: TestPKI, tmp_path: Path, key: str, value: object) -> None:
+    file = tmp_path / "join.yaml"
+    file.write_text(yaml.safe_dump({key: value}))
+    with pytest.raises(ConfigInvalid, match=f"{key}: must hold keys and values"):
+        _settings(file, {}, {}, FLAGS, ["10.0.0.0/24"], data_folder(pki, tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=f"open {tmp_path}/none: no such directory"):
+        _settings(None, {}, {}, FLAGS, None, tmp_path / "none")
+
+
 @contextlib.asynccontextmanager
 async def joined(stack: Stack, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """The process, once a connection is registered."""

@@ -135,23 +135,37 @@ def _settings(
     if not isinstance(document.data, dict):
         raise ConfigInvalid([f"{file}: must hold keys and values"])
     settings = document.data
-    section = settings.pop("connector", None) or {}
+    section = _section(settings, "connector")
+    settings.pop("connector", None)
     if connector.get("token_file"):  # one place for the token, and the command line's wins
         section.pop("token", None)
     section |= connector
     settings |= proxy
     settings.setdefault("listen_addr", NOWHERE)
     if routes:
-        settings["routes"] = {**(settings.get("routes") or {}), **routes}
+        settings["routes"] = {**_section(settings, "routes"), **routes}
     if allow_ip:
-        settings["upstream"] = {**(settings.get("upstream") or {}), "allowed_ips": list(allow_ip)}
+        settings["upstream"] = {**_section(settings, "upstream"), "allowed_ips": list(allow_ip)}
     if folder is not None:
         _fill_from(folder, settings, section)
     return parse_config(document), validate(ConnectorConfig, section)
 
 
+def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    from qanat.errors import ConfigInvalid
+
+    section = settings.get(key) or {}
+    if not isinstance(section, dict):
+        raise ConfigInvalid([f"{key}: must hold keys and values"])
+    return section
+
+
 def _fill_from(folder: Path, settings: dict[str, Any], section: dict[str, Any]) -> None:
     """What `qanat setup` has put into its folder, where nothing else was said."""
+    from qanat.errors import ConfigInvalid
+
+    if not folder.is_dir():
+        raise ConfigInvalid([f"open {folder}: no such directory"])
     certificate, key = folder / "tls.crt", folder / "tls.key"
     if "tls" not in settings:
         settings["tls"] = {"cert_file": str(certificate), "key_file": str(key)}
