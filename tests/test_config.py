@@ -96,6 +96,27 @@ def test_a_file_is_read_strictly(tmp_path: Path) -> None:
         load(Example, path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "day: 2026-13-45",
+        "port: !!int x",
+        "flag: !!bool maybe",
+        "deep: " + "[" * 3000,
+        "key: !thing x",
+        "key: 'hidden\n",
+    ],
+)
+def test_what_is_no_yaml_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"password: hidden\n{text}")
+    with pytest.raises(ConfigInvalid) as refused:
+        read_yaml(path)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "hidden" not in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="no such file or directory"):
         read_yaml(tmp_path / "missing.yaml")

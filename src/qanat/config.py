@@ -96,7 +96,15 @@ def read_yaml(path: Path) -> Any:
         raise ConfigInvalid([f"{path}: larger than {MAX_FILE_SIZE} bytes"])
     try:
         return yaml.load(data, StrictLoader)  # noqa: S506 - StrictLoader is a SafeLoader
-    except yaml.YAMLError as error:
+    except yaml.MarkedYAMLError as error:  # its own words show the lines around, which may hold secrets
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigInvalid([f"{path}: {line}{error.problem}"]) from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        RecursionError,
+    ) as error:  # the last three: of dates, numbers, depth
         raise ConfigInvalid([f"{path}: {error}"]) from error
 
 
