@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from qanat import asgi
+from qanat.errors import ConfigInvalid
 from tests.support.asgi import PEMFiles, serve_asgi
 from tests.support.pki import throwaway_ca, throwaway_server
 from tests.support.proxy import write_pair
@@ -122,6 +123,21 @@ async def test_a_tls_peer_that_does_not_say_goodbye_is_cut(tmp_path: Path) -> No
             await reader.readuntil(b"hello")
             cast(asyncio.Transport, writer.transport).pause_reading()  # a peer that hangs: it never sees our goodbye
     writer.transport.abort()
+
+
+async def test_certificate_files_of_no_use_are_named_and_leave_no_listener(tmp_path: Path) -> None:
+    files = PEMFiles(tmp_path / "tls.crt", tmp_path / "tls.key")
+    for said in (
+        "tls.cert_file: .*tls.crt: No such file",
+        "tls.key_file: .*tls.key: No such file",
+        "are no certificate",
+    ):
+        listener = asgi.bind("127.0.0.1:0")
+        with pytest.raises(ConfigInvalid, match=said):
+            async with asgi.serving(Starlette(), listener, tls=files):
+                raise AssertionError("it is not up")
+        assert listener.fileno() == -1
+        (files.key_file if files.cert_file.exists() else files.cert_file).write_text("no PEM")
 
 
 async def test_answers_have_a_date_and_do_not_name_the_server() -> None:

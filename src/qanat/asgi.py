@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from qanat.config import split_address
+from qanat.errors import ConfigInvalid
 
 KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than most balancers in front of us keep theirs."""
@@ -60,6 +62,8 @@ async def serving(
 
     After these they are cancelled and their connections cut. `lifespan` says whether the application's start and end
     are run ("auto": if it knows of them). The listener is closed with the block.
+
+    Raises `ConfigInvalid` when `tls` names no certificate and its key.
     """
     settings = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan=lifespan, server_header=False, proxy_headers=False,
@@ -67,6 +71,11 @@ async def serving(
         ssl_certfile=tls.cert_file if tls else None,
         ssl_keyfile=tls.key_file if tls else None,
     )  # fmt: skip
+    try:
+        _check(tls)
+    except ConfigInvalid:
+        listener.close()
+        raise
     server = _Server(settings, grace)
     task = asyncio.create_task(server.serve(sockets=[listener]), name=f"listener {listener.getsockname()}")
     try:
@@ -80,6 +89,21 @@ async def serving(
             await task
         finally:
             listener.close()
+
+
+def _check(tls: CertificateFiles | None) -> None:
+    """Raises `ConfigInvalid` with the file's name, which OpenSSL does not say."""
+    if tls is None:
+        return
+    for key, file in (("tls.cert_file", tls.cert_file), ("tls.key_file", tls.key_file)):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise ConfigInvalid([f"{key}: {file}: {error.strerror}"]) from error
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert_file, tls.key_file)
+    except ssl.SSLError as error:
+        raise ConfigInvalid([f"tls: {tls.cert_file} and {tls.key_file} are no certificate and its key"]) from error
 
 
 async def _first(up: asyncio.Event, task: asyncio.Task[None]) -> None:

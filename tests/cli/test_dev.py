@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qanat.cli.dev import ANTHROPIC_MODEL, choose_model
+from qanat.cli.dev import ANTHROPIC_MODEL, app, choose_model
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,10 @@ def test_an_openai_compatible_server_needs_a_models_name() -> None:
 def test_a_model_out_of_reach_is_refused() -> None:
     with pytest.raises(ValueError, match="set ANTHROPIC_API_KEY"):
         choose_model("claude-x", "")
+
+
+def test_an_address_that_is_none_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["--listen", "8788"])
+    assert ended.value.code == 2
+    assert 'invalid address "8788"' in capsys.readouterr().err

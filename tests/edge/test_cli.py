@@ -68,6 +68,20 @@ def test_a_wrong_file_is_misuse_and_names_every_key(tmp_path: Path) -> None:
     assert run(app, ["--config", str(tmp_path / "none.yaml")]).exit_code == 2
 
 
+def test_a_file_for_the_control_plane_that_cannot_be_used_is_named(files: OperatorFiles, tmp_path: Path) -> None:
+    (key := tmp_path / "key").write_bytes(b"\xff" * 40)
+    path, none = tmp_path / "edge.yaml", tmp_path / "none"
+    for control, said in (
+        ({"service_key_file": str(none)}, f"control.service_key_file: {none}: No such file or directory"),
+        ({"service_key_file": str(key)}, f"control.service_key_file: {key}: not text"),
+        ({"service_key": "k" * 40, "ca_file": str(none)}, f"control.ca_file: {none}: No such file or directory"),
+    ):
+        path.write_text(yaml.safe_dump(edge_settings(files, control={"url": "https://x"} | control)))
+        result = run(app, ["--config", str(path)])
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
 def test_several_workers_need_a_cluster_and_ports_of_their_own(files: OperatorFiles, tmp_path: Path) -> None:
     path = tmp_path / "edge.yaml"
     path.write_text(yaml.safe_dump(edge_settings(files, control={"url": "http://x", "service_key": "k"})))

@@ -20,7 +20,7 @@ from pydantic import SecretStr, ValidationError
 from qanat.api.credential import bearer
 from qanat.api.event_backlog import EventsRefused
 from qanat.api.internal import Change, Credential, EventBatch, Message, Principal, TunnelRecord, Watches
-from qanat.errors import QanatError
+from qanat.errors import ConfigInvalid, QanatError
 from qanat.ids import WorkspaceID
 
 SILENCE = 12.0
@@ -56,10 +56,16 @@ M = TypeVar("M", bound=Message)
 
 
 class ControlClient:
-    """One per process; close it with `aclose` or use it as an async context manager."""
+    """One per process; close it with `aclose` or use it as an async context manager.
+
+    Raises `ConfigInvalid` for a key or CA file of no use.
+    """
 
     def __init__(self, url: str, service_key: SecretStr, *, ca_file: Path | None = None, timeout: float = 3.0) -> None:
-        verify = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        try:
+            verify = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        except OSError as error:
+            raise ConfigInvalid([f"control.ca_file: {ca_file}: {error.strerror or error}"]) from error
         self._timeout = timeout
         self._http = httpx2.AsyncClient(
             base_url=url.rstrip("/"),

@@ -37,7 +37,10 @@ def dev(
 
     import uvloop
 
+    from qanat.config import split_address
+
     try:
+        split_address(listen)
         name, models = choose_model(model, openai_base_url)
     except ValueError as error:
         print(f"qanat dev: {error}", file=sys.stderr)

@@ -124,7 +124,7 @@ class ControlPlane(Section):
         return self
 
     def read_key(self) -> SecretStr:
-        """The service key. Raises `OSError`."""
+        """The service key. Raises `OSError`, or `UnicodeDecodeError` for what is no text."""
         if self.service_key is not None:
             return self.service_key
         assert self.service_key_file is not None

@@ -181,6 +181,7 @@ def connect_control(config: EdgeConfig) -> ControlClient:
         raise ConfigInvalid(["control is required"])
     try:
         key = control.read_key()
-        return ControlClient(control.url, key, ca_file=control.ca_file, timeout=control.timeout.total_seconds())
-    except OSError as error:
-        raise ConfigInvalid([f"control: {error.strerror or error}"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "not text")
+        raise ConfigInvalid([f"control.service_key_file: {control.service_key_file}: {reason}"]) from error
+    return ControlClient(control.url, key, ca_file=control.ca_file, timeout=control.timeout.total_seconds())

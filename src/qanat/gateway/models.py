@@ -104,6 +104,7 @@ def _api_key(name: str, section: ModelSection) -> str | None:
     if section.api_key_file is not None:
         try:
             return section.api_key_file.read_text().strip()
-        except OSError as error:
-            raise ConfigInvalid([f"models.{name}.api_key_file: {error.strerror}"]) from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", "not text")
+            raise ConfigInvalid([f"models.{name}.api_key_file: {section.api_key_file}: {reason}"]) from error
     return os.environ.get("ANTHROPIC_API_KEY" if section.upstream == "anthropic" else "OPENAI_API_KEY")

@@ -131,8 +131,8 @@ def to_control_client(section: ControlSection) -> ControlClient:
 def _read(path: Path, key: str) -> str:
     try:
         return path.read_text().strip()
-    except OSError as error:
-        raise ConfigInvalid([f"{key}: {path}: {error.strerror}"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigInvalid([f"{key}: {path}: {getattr(error, 'strerror', 'not text')}"]) from error
 
 
 @asynccontextmanager
