@@ -156,8 +156,10 @@ async def test_a_certificate_near_its_end_is_a_warning_and_one_past_it_a_failure
 async def test_upstreams_are_judged_as_the_proxy_judges_them(tmp_path: Path) -> None:
     data = stored(tmp_path)
     config: dict[str, Any] = {"routes": {"kb": "http://127.0.0.1:1", "lost": "http://no-such-name.invalid:80"}}
-    (data / "join.yaml").write_text(yaml.safe_dump(config | {"connector": {"edge": ["e:1"]}}))
+    joined = {"listen_addr": "127.0.0.1:1", "connector": {"edge": ["e:1"]}}
+    (data / "join.yaml").write_text(yaml.safe_dump(config | joined))
     findings = await look(Place(data=data, config=data / "join.yaml"))
+    assert "proxy" not in failing(findings), "nothing listens, whatever the file says"
     upstream = [finding.text for finding in findings if finding.hop == "upstream"]
     assert "may not be dialled" in upstream[0]
     assert "has no address" in upstream[1]

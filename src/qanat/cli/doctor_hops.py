@@ -254,7 +254,8 @@ def load_proxy(place: Place) -> ProxyConfig:
     document = read_document(place.config)
     if not isinstance(document.data, dict):
         raise ConfigInvalid([f"{place.config}: must hold keys and values"])
-    document.data.pop("connector", None)
+    if document.data.pop("connector", None) is not None:  # the file of qanat join, which listens nowhere
+        document.data["listen_addr"] = "127.0.0.1:0"
     document.data.setdefault("listen_addr", "127.0.0.1:0")
     if place.data and "tls" not in document.data:
         files = {"cert_file": str(place.data / "tls.crt"), "key_file": str(place.data / "tls.key")}
