@@ -145,6 +145,13 @@ def test_an_edge_gets_more_time_than_its_drain() -> None:
         assert spec["terminationGracePeriodSeconds"] == seconds
 
 
+def test_a_gateway_gets_more_time_than_its_requests() -> None:
+    for text, seconds in (("30s", 60), ("5m", 310), ("90s", 100)):
+        objects = render("qanat", merged(MINIMAL, {"gateway": {"config": {"shutdown_timeout": text}}}))
+        spec = one(objects, "Deployment", "qanat-gateway")["spec"]["template"]["spec"]
+        assert spec["terminationGracePeriodSeconds"] == seconds
+
+
 def test_the_edge_scales_on_streams() -> None:
     objects = render("qanat", MATRIX["full"])
     scaler = one(objects, "HorizontalPodAutoscaler", "qanat-edge")["spec"]
@@ -185,6 +192,7 @@ def test_no_secret_is_made_by_the_chart() -> None:
         (merged(MINIMAL, {"control": {"publicUrl": "http://x"}}), "publicUrl"),
         (merged(MINIMAL, {"image": {"digest": ""}}), "image.digest is required"),
         (merged(MINIMAL, {"gateway": {"ingress": {"enabled": True}}}), "gateway.ingress.host"),
+        (merged(MINIMAL, {"gateway": {"config": {"shutdown_timeout": "1h"}}}), "gateway.config.shutdown_timeout"),
         (merged(MINIMAL, {"egde": {}}), "egde"),
         (merged(MINIMAL, {"secrets": {"consoleClient": "x"}}), "control.config.console.single_sign_on"),
     ],

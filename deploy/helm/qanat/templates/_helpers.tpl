@@ -119,6 +119,18 @@ https://{{ include "qanat.fullname" . }}-control.{{ .Release.Namespace }}.svc:87
 {{- toYaml (mergeOverwrite (deepCopy .Values.gateway.config) $fixed) -}}
 {{- end -}}
 
+{{/* Seconds of gateway.config.shutdown_timeout, and some for the end; never less than a minute. */}}
+{{- define "qanat.gatewayGraceSeconds" -}}
+{{- $text := default "30s" .Values.gateway.config.shutdown_timeout | toString -}}
+{{- if regexMatch "^[0-9]+s$" $text -}}
+{{- max 60 (add (trimSuffix "s" $text | int) 10) -}}
+{{- else if regexMatch "^[0-9]+m$" $text -}}
+{{- max 60 (add (mul (trimSuffix "m" $text | int) 60) 10) -}}
+{{- else -}}
+{{- fail (printf "gateway.config.shutdown_timeout: write it in whole seconds or minutes, like 30s, not %q" $text) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "qanat.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
