@@ -193,6 +193,7 @@ def test_no_secret_is_made_by_the_chart() -> None:
         (merged(MINIMAL, {"image": {"digest": ""}}), "image.digest is required"),
         (merged(MINIMAL, {"gateway": {"ingress": {"enabled": True}}}), "gateway.ingress.host"),
         (merged(MINIMAL, {"gateway": {"config": {"shutdown_timeout": "1h"}}}), "gateway.config.shutdown_timeout"),
+        (merged(MINIMAL, {"gateway": {"config": {"models": {"m": {"api_key": "k"}}}}}), "models.m.api_key"),
         (merged(MINIMAL, {"egde": {}}), "egde"),
         (merged(MINIMAL, {"secrets": {"consoleClient": "x"}}), "control.config.console.single_sign_on"),
     ],

@@ -39,6 +39,11 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- fail (printf "%s.ingress.host and %s.ingress.tlsSecretName are required when %s.ingress.enabled" $part $part $part) -}}
 {{- end -}}
 {{- end -}}
+{{- range $name, $model := .Values.gateway.config.models -}}
+{{- if (default dict $model).api_key -}}
+{{- fail (printf "gateway.config.models.%s.api_key would lie open in a ConfigMap: hand the key over with gateway.extraEnv, from a Secret" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "qanat.controlUrl" -}}
