@@ -223,16 +223,33 @@ async def test_the_token_budget_is_shared_by_all_iterations(bench: Bench) -> Non
 
 
 @requirement("messages:22")
-async def test_an_exhausted_budget_ends_the_response_and_a_cut_call_is_dropped(bench: Bench) -> None:
+async def test_an_exhausted_budget_ends_the_response(bench: Bench) -> None:
     one_call(bench)
     bench.model.usage["output_tokens"] = 100
     message = await bench.create(max_tokens=100)
     assert (types(message), message.stop_reason) == (["mcp_tool_use", "mcp_tool_result"], "max_tokens")
+
+
+@requirement("messages:22")
+@pytest.mark.parametrize("reason", ["max_tokens", "model_context_window_exceeded", "refusal", "stop_sequence"])
+async def test_a_call_that_a_stop_cut_off_is_dropped(bench: Bench, reason: str) -> None:
     bench.script([text("I search"), use("wiki_search", {"q": "x"})])
-    bench.model.stop_reason = "max_tokens"
+    bench.model.stop_reason = reason
     message = await bench.create()
-    assert (types(message), message.stop_reason) == (["text"], "max_tokens")
+    assert (types(message), message.stop_reason) == (["text"], reason)
     assert bench.wiki.calls == []
+
+
+async def test_a_model_that_refuses_to_go_on_makes_no_call(bench: Bench) -> None:
+    weather = {"name": "weather", "input_schema": {"type": "object"}}
+    for rest in ([text("I will")], [use("weather", {}, "toolu_w")]):
+        bench.script([use("wiki_search", {"q": "x"}), *rest])
+        bench.model.stop_reason = "refusal"
+        message = await bench.create(tools=[bench.toolset(), weather])
+        assert (types(message)[0], types(message)[2]) == ("mcp_tool_use", "mcp_tool_result")
+        assert message.content[2].is_error
+        assert message.stop_reason == "refusal"
+        assert bench.wiki.calls == []
 
 
 @requirement("messages:27")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from qanat.gateway import tool_search
@@ -83,6 +83,8 @@ async def _run(talk: Conversation, turn: Turn, pending: Sequence[Block], emit: E
         stop_reason = turn.stop_reason or "end_turn"
         if not turn.calls:
             return "end_turn" if stop_reason == "tool_use" and not turn.has_client_call else stop_reason
+        if stop_reason == "refusal":  # what the model was kept from finishing must have no effects
+            turn.calls = [replace(call, problem="the model refused to go on") for call in turn.calls]
         if turn.has_client_call:
             await _run_searches(talk, turn, turn.calls, emit)
             for call in turn.calls:  # left pending, it would be made with other arguments, or refused for ever

@@ -2,7 +2,7 @@
 
 Pure: upstream events in, wire events out. Indexes run on without gaps, there is one `message_start` and one
 `message_stop`, and calls of MCP tools are renamed. An MCP call is held back until it is complete, so that broken
-arguments or a call cut off by the token limit never reach the wire.
+arguments or a call that was cut off never reach the wire.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from qanat.gateway.usage import Usage
 Event = dict[str, Any]
 INVALID = "invalid_arguments"
 """Key that an upstream adapter sets on a `tool_use` block whose arguments it could not parse; never on the wire."""
+CUTTING = frozenset({"max_tokens", "model_context_window_exceeded", "refusal", "stop_sequence"})
+"""Stop reasons that end a block wherever it is; after a whole call models say `tool_use`, careless ones `end_turn`."""
 OUT_OF_TIME = "The request ran out of time before the tool answered. The tool may have run."
 
 
@@ -264,8 +266,8 @@ class Turn:
         self._delta = dict(event["delta"])
         self._delta_extra |= {key: value for key, value in event.items() if key not in ("type", "delta", "usage")}
         self.stop_reason = self._delta.get("stop_reason")
-        if self.stop_reason == "max_tokens":
-            self._held = []  # the last call may be cut off, and no budget is left to use its result
+        if self.stop_reason in CUTTING:
+            self._held = []  # empty arguments and those of a call cut off before them look the same
         return self._flush_held()
 
 
