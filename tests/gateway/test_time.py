@@ -58,6 +58,32 @@ async def test_a_caller_who_leaves_takes_the_sampling_along(bench: Bench, stream
     await asyncio.wait_for(model.left.wait(), 20)
 
 
+def being_answered(bench: Bench) -> float | None:
+    return bench.gateway.metrics.registry.get_sample_value("qanat_gateway_active_requests")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_counts_as_active_until_it_is_answered_or_its_caller_leaves(bench: Bench, stream: bool) -> None:
+    model = Hanging(3)
+    bench.script(model, [text("Hi")])
+
+    async def converse() -> None:
+        async for _ in await bench.create(stream=stream):
+            pass
+
+    async with asyncio.timeout(20):
+        conversation = asyncio.create_task(converse())
+        await model.started.wait()
+        assert being_answered(bench) == 1
+        conversation.cancel()
+        while being_answered(bench) != 0:  # noqa: ASYNC110 - a gauge tells nobody
+            await asyncio.sleep(0.01)
+        await asyncio.gather(conversation, return_exceptions=True)
+        await bench.create(stream=False)
+        while being_answered(bench) != 0:  # noqa: ASYNC110 - a gauge tells nobody
+            await asyncio.sleep(0.01)
+
+
 async def hurried(bench: Bench, limit: str = "300ms", **fields: Any) -> Any:
     """An answer under a limit of a moment."""
     async with running_gateway(bench.model.url, bench.control, limits={"request": limit}) as gateway:

@@ -69,7 +69,8 @@ class GatewayApp:
         self._app = Starlette(routes=routes, exception_handlers=handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        with self._metrics.active.track_inprogress():  # here, because a stream goes on after its endpoint has returned
+            await self._app(scope, receive, send)
 
     def _endpoint(self, name: str, handler: Handler, admit: Admit | None = None) -> Callable[[Request], Awaitable[Any]]:
         """The handler behind authentication, with every failure in the API's form."""
