@@ -16,7 +16,7 @@ from tests.support.gateway import text, use
 from tests.support.requirements import requirement
 
 
-def blocks(*chunks: Block) -> tuple[list[Block], str]:
+def blocks(*chunks: Block | None) -> tuple[list[Block], str]:
     """The content blocks a stream adds up to, and its stop reason."""
     stream = ChatStream("m", iter(f"toolu_{number}" for number in range(9)).__next__)
     events = [event for chunk in chunks for event in stream.receive(chunk)] + stream.finish(1)
@@ -96,6 +96,13 @@ def test_finish_reasons_map_to_stop_reasons(reason: str, expected: str) -> None:
 def test_a_stream_that_ends_without_a_reason_is_an_error() -> None:
     with pytest.raises(APIError, match="ended early"):
         blocks(content("x"))
+
+
+def test_a_call_without_a_reason_counts_only_when_the_server_says_that_it_is_done() -> None:
+    begun = call("", "wiki_delete_pages", index=0, id="c1")
+    with pytest.raises(APIError, match="ended early"):
+        blocks(begun)
+    assert blocks(begun, None) == ([use("wiki_delete_pages", {}, "toolu_0")], "tool_use")
 
 
 @requirement("messages:34")

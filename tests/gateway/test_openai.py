@@ -93,6 +93,17 @@ async def test_a_local_models_broken_arguments_are_told_to_it(bench: Bench) -> N
     assert bench.wiki.calls == []
 
 
+async def test_a_call_whose_stream_was_cut_is_not_made(bench: Bench) -> None:
+    bench.wiki.reset()
+    begun = json.dumps(call("", "wiki_search", index=0, id="c1"))
+    async with local_model(bench) as (server, client):
+        server.script = [Response(f"data: {begun}\n\n", media_type="text/event-stream"), ANSWER]
+        with pytest.raises(APIStatusError, match="ended early"):
+            await client.beta.messages.create(**bench.request(model="local"))
+    assert bench.wiki.requests
+    assert "tools/call" not in bench.wiki.methods
+
+
 async def test_errors_of_a_local_model_have_their_equivalents(bench: Bench) -> None:
     expected: dict[int, type[APIStatusError]] = {400: BadRequestError, 404: NotFoundError, 429: RateLimitError}
     async with local_model(bench) as (server, client):

@@ -48,13 +48,17 @@ class ChatStream:
         self._open: str | None = None
         self._calls: list[BufferedCall] = []
         self._finish_reason: str | None = None
+        self._done = False
         self._stop_sequence: str | None = None
         self.usage: dict[str, int] = {}
         self.characters = 0
         """Characters of output, for servers that report no usage."""
 
-    def receive(self, chunk: Mapping[str, Any]) -> list[Event]:
-        """The events one chunk amounts to."""
+    def receive(self, chunk: Mapping[str, Any] | None) -> list[Event]:
+        """The events one chunk amounts to; None is the server's word that it is done."""
+        if chunk is None:
+            self._done = True
+            return []
         events = self._start()
         self._hear_usage(chunk.get("usage"))
         for choice in chunk.get("choices") or ():
@@ -69,7 +73,8 @@ class ChatStream:
 
     def finish(self, input_estimate: int) -> list[Event]:
         """The stream has ended. Raises `APIError` if it ended too early."""
-        if self._finish_reason is None and not self._calls:
+        # Some servers call and give no reason. Without their word, what is here may be the beginning of a call.
+        if self._finish_reason is None and not (self._calls and self._done):
             raise internal("The upstream model's answer ended early")
         events = [*self._start(), *self._close_block()]
         for call in self._calls:

@@ -85,10 +85,10 @@ class OpenAIUpstream:
         return self._http.build_request("POST", url, headers=headers, content=json.dumps(chat))
 
 
-def _parse_chunk(data: str) -> dict[str, Any]:
-    """One chunk; `[DONE]` is an empty one. Raises `APIError` for errors in mid-stream and for garbage."""
+def _parse_chunk(data: str) -> dict[str, Any] | None:
+    """One chunk; None for `[DONE]`. Raises `APIError` for errors in mid-stream and for garbage."""
     if data.strip() == "[DONE]":
-        return {}
+        return None
     try:
         chunk = json.loads(data)
     except ValueError:
