@@ -23,12 +23,15 @@ from qanat import __version__
 from qanat.client import TunnelLost
 from qanat.gateway.config import Limits
 from qanat.gateway.hops import hop_of_answer
+from qanat.gateway.inbox import Inbox
 from qanat.gateway.results import ToolResult, failed, from_mcp
 from qanat.gateway.tools import ListedTool, Listing
 from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 MAX_PAGES = 50
+SHOWN = 10
+"""Names of tools in one line of the log."""
 GOODBYE = 5.0
 NOTICE = 1.0
 """Seconds a server may take to accept that a call is cancelled."""
@@ -160,6 +163,7 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._client: Client | None = None
+        self._inbox: Inbox | None = None
         self.observed: Observed | None = None
 
     async def open(self) -> None:
@@ -197,6 +201,8 @@ class Link:
 
     async def list_tools(self) -> tuple[Listing, float | None]:
         """Every tool with a usable schema, and the server's cache hint in seconds. Raises `LinkFailed`."""
+        malformed = self._inbox.malformed if self._inbox is not None else []
+        malformed.clear()
         tools: list[ListedTool] = []
         hint: float | None = None
         cursor: str | None = None
@@ -210,6 +216,12 @@ class Link:
                 break
             if self.observed is not None and self.observed.bytes_out > self._limits.response_bytes:
                 raise LinkFailed("protocol", "the server's list of tools is too large")
+        if malformed:
+            log.warn(
+                "tools of an mcp server left out",
+                host=httpx2.URL(self._url).host,
+                malformed=malformed[:SHOWN],
+            )
         return tuple(tools), hint
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
@@ -325,7 +337,7 @@ class Link:
             streams = streamable_http_client(
                 self._url, http_client=http, max_sse_event_size=self._limits.response_bytes
             )
-            return await stack.enter_async_context(Client(streams, client_info=INFO, cache=None))
+            return await stack.enter_async_context(Client(self._heard(streams), client_info=INFO, cache=None))
         except Exception:
             if not self.observed.statuses or self.observed.statuses[-1] not in SSE_FALLBACK:
                 raise
@@ -333,7 +345,16 @@ class Link:
         self.observed.statuses.clear()
         self.observed.listens = True
         streams = self._sse_streams(self.observed)
-        return await stack.enter_async_context(Client(streams, mode="legacy", client_info=INFO, cache=None))
+        return await stack.enter_async_context(
+            Client(self._heard(streams), mode="legacy", client_info=INFO, cache=None)
+        )
+
+    @asynccontextmanager
+    async def _heard(self, transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
+        """A transport whose messages pass through our inbox."""
+        async with transport as (read, write):
+            self._inbox = Inbox(read)
+            yield self._inbox, write
 
     def _http_client(self, transport: Observed) -> httpx2.AsyncClient:
         headers = {"accept-encoding": "identity", "user-agent": f"qanat-gateway/{__version__}"}
