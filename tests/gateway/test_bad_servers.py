@@ -64,3 +64,28 @@ async def test_what_the_gateway_does_not_use_of_a_tool_may_be_wrong(bench: Bench
     async with stub_mcp(tools=[odd]) as stub:
         await bench.create(**at(stub.url))
     assert bench.model.bodies[0]["tools"] == [{"name": "wiki_search", "input_schema": {"type": "object"}}]
+
+
+async def test_a_tool_that_is_listed_twice_is_the_first_one(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    async def page(parameters: Block) -> Block:
+        last = "cursor" in parameters
+        again = {**SEARCH, "description": "on the second page" if last else "again"}
+        return {"tools": [again] if last else [SEARCH, again]} | ({} if last else {"nextCursor": "2"})
+
+    bench.script([text("Hi")])
+    async with stub_mcp(on={"tools/list": page}) as stub:
+        message = await bench.create(**at(stub.url), betas=["mcp-client-2026-09-15"])
+    assert [tool.description for tool in message.content[0].tools] == ["Search"]
+    assert [tool["description"] for tool in bench.model.bodies[0]["tools"]] == ["Search"]
+    assert "tools of an mcp server left out" in caplog.text
+
+
+async def test_pages_that_never_end_are_read_up_to_a_limit(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    async def page(_: Block) -> Block:
+        return {"tools": [SEARCH], "nextCursor": "again"}
+
+    bench.script([text("Hi")])
+    async with stub_mcp(on={"tools/list": page}) as stub:
+        await bench.create(**at(stub.url))
+        assert stub.methods.count("tools/list") == 50
+    assert "tools of an mcp server left out" in caplog.text

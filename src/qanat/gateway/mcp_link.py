@@ -200,15 +200,23 @@ class Link:
                 await asyncio.wait([task], timeout=GOODBYE)
 
     async def list_tools(self) -> tuple[Listing, float | None]:
-        """Every tool with a usable schema, and the server's cache hint in seconds. Raises `LinkFailed`."""
+        """Every tool with a usable schema, the first of each name, and the server's cache hint in seconds.
+
+        Raises `LinkFailed`.
+        """
         malformed = self._inbox.malformed if self._inbox is not None else []
         malformed.clear()
-        tools: list[ListedTool] = []
+        tools: dict[str, ListedTool] = {}
+        repeated: list[str] = []
         hint: float | None = None
         cursor: str | None = None
         for _ in range(MAX_PAGES):
             page = await self._guard(self._list_page(cursor))
-            tools += [ListedTool(tool.name, tool.description, tool.input_schema) for tool in page.tools]
+            for tool in page.tools:
+                if tool.name in tools:
+                    repeated.append(tool.name[:64])
+                else:
+                    tools[tool.name] = ListedTool(tool.name, tool.description, tool.input_schema)
             if isinstance(ttl := getattr(page, "ttl_ms", None), int) and page.model_fields_set & {"ttl_ms"}:
                 hint = ttl / 1000
             cursor = page.next_cursor
@@ -216,13 +224,15 @@ class Link:
                 break
             if self.observed is not None and self.observed.bytes_out > self._limits.response_bytes:
                 raise LinkFailed("protocol", "the server's list of tools is too large")
-        if malformed:
+        if malformed or repeated or cursor:
             log.warn(
                 "tools of an mcp server left out",
                 host=httpx2.URL(self._url).host,
                 malformed=malformed[:SHOWN],
+                repeated=repeated[:SHOWN],
+                pages_unread=bool(cursor),
             )
-        return tuple(tools), hint
+        return tuple(tools.values()), hint
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Run a tool. Whatever goes wrong becomes an error result."""
