@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from anthropic import BadRequestError
+from starlette.responses import Response
 
 from tests.gateway.conftest import Bench
-from tests.support.gateway import text, use
+from tests.support.gateway import running_gateway, text, use
+from tests.support.mcp_sse import sse_stub
 from tests.support.mcp_stub import SEARCH, Block, stub_mcp
 from tests.support.requirements import requirement
 
@@ -89,3 +93,49 @@ async def test_pages_that_never_end_are_read_up_to_a_limit(bench: Bench, caplog:
         await bench.create(**at(stub.url))
         assert stub.methods.count("tools/list") == 50
     assert "tools of an mcp server left out" in caplog.text
+
+
+# Servers of the HTTP+SSE transport: one stream carries every answer.
+
+
+@requirement("messages:14")
+async def test_an_sse_session_whose_stream_ended_is_begun_anew_for_the_next_call(bench: Bench) -> None:
+    async def call(parameters: Block) -> Block | None:
+        return None if parameters["arguments"]["q"] == "end" else await found(parameters)
+
+    bench.script(calls("end"), calls("again"), [text("Fine.")])
+    async with sse_stub(call) as stub:
+        message = await bench.create(**at(stub.url))
+        assert stub.methods.count("initialize") == 2
+    assert results(message) == [LOST, (False, "found again")]
+
+
+@requirement("messages:14")
+async def test_a_message_that_an_sse_server_refuses_is_not_waited_for(bench: Bench) -> None:
+    async def call(parameters: Block) -> Block | Response:
+        return Response(status_code=500) if parameters["arguments"]["q"] == "bad" else await found(parameters)
+
+    bench.script(calls("bad"), calls("again"), [text("Fine.")])
+    async with asyncio.timeout(20), sse_stub(call) as stub:
+        message = await bench.create(**at(stub.url))
+    assert results(message) == [LOST, (False, "found again")]
+
+
+@requirement("messages:12")
+async def test_an_sse_server_that_refuses_the_credentials_is_named(bench: Bench) -> None:
+    bench.script([text("never")])
+    async with sse_stub(found, stream_status=401) as stub:
+        with pytest.raises(BadRequestError, match="Authentication error while communicating with MCP server"):
+            await bench.create(**at(stub.url))
+
+
+async def test_the_answers_of_an_sse_session_are_bounded_one_by_one(bench: Bench) -> None:
+    bench.script(calls("x" * 40_000), calls("y" * 40_000), [text("Fine.")])
+    async with (
+        sse_stub(found) as stub,
+        running_gateway(bench.model.url, bench.control, limits={"response_bytes": 50_000}) as gateway,
+    ):
+        client = bench.client.with_options(base_url=gateway.url)
+        message = await client.beta.messages.create(**bench.request(**at(stub.url)))
+        assert stub.methods.count("initialize") == 1
+    assert [failed for failed, _ in results(message)] == [False, False]

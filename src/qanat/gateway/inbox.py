@@ -1,6 +1,7 @@
 """What an MCP server sends, before the SDK sees it.
 
-The SDK judges a page of tools as a whole, so here it loses the entries that are no tools.
+The SDK judges a page of tools as a whole, so here it loses the entries that are no tools. And it does not tell when a
+stream has ended.
 """
 
 from __future__ import annotations
@@ -30,15 +31,33 @@ class Inbox:
 
     def __init__(self, inner: Source) -> None:
         self._inner = inner
+        self._waiting = anyio.CancelScope()
+        self.ended = False
+        """Nothing comes any more: the server has ended the session, or the way to it has."""
         self.malformed: list[str] = []
         """Names of listed tools that were no tools, as far as they have names."""
 
+    def end(self) -> None:
+        """End the session, whatever the transport still waits for: calls that wait learn it at once."""
+        self.ended = True
+        self._waiting.cancel()
+
     async def receive(self) -> SessionMessage | Exception:
-        item = await self._inner.receive()
+        while not self.ended:
+            with anyio.CancelScope() as self._waiting:
+                try:
+                    item = await self._inner.receive()
+                except (anyio.EndOfStream, anyio.ClosedResourceError):
+                    break
+                self._mend(item)
+                return item
+        self.ended = True
+        raise anyio.EndOfStream
+
+    def _mend(self, item: SessionMessage | Exception) -> None:
         message = item.message if isinstance(item, SessionMessage) else None
         if isinstance(message, JSONRPCResponse) and isinstance(tools := message.result.get("tools"), list):
             message.result["tools"] = [tool for entry in tools if (tool := self._usable(entry)) is not None]
-        return item
 
     def _usable(self, entry: Any) -> Entry | None:
         """What the gateway uses of a listed tool; None for what is no tool."""

@@ -74,8 +74,12 @@ class Observed(httpx2.AsyncBaseTransport):
     """Whether a stream of server messages is wanted; otherwise it would hold a connection for nothing."""
     deaf: bool = False
     """The server did not take a cancellation in time: the SDK would send further ones behind it, one by one."""
+    on_lost: Callable[[], None] = lambda: None
+    """Called when the SSE transport is of no further use."""
     over: bool = False
     """Nothing more is sent: the SDK would say goodbye even when it is cancelled."""
+    _stream: Bounded | None = None
+    """What the SSE transport listens to."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if self.over:
@@ -83,21 +87,34 @@ class Observed(httpx2.AsyncBaseTransport):
         if request.method == "GET" and not self.listens and "last-event-id" not in request.headers:
             return httpx2.Response(405)
         self.bytes_in += int(request.headers.get("content-length", "0"))
-        notice = request.method == "POST" and is_cancellation(request.content)
+        if request.method == "POST" and self._stream is not None:
+            self._stream.size = 0  # what comes from here on is another answer
+        try:
+            response = await (self._post(request) if request.method == "POST" else self._exchange(request))
+        except Exception as error:
+            self.failure = error
+            self._lose_stream()
+            raise
+        if response.status_code >= 400:
+            self._lose_stream()
+        return response
+
+    async def _post(self, request: httpx2.Request) -> httpx2.Response:
+        notice = is_cancellation(request.content)
         if notice and self.deaf:
             return httpx2.Response(202)
         try:
             async with asyncio.timeout(NOTICE if notice else None):
-                response = await self.inner.handle_async_request(request)
+                return await self._exchange(request)
         except TimeoutError:
             if not notice:
                 raise
             self.deaf = True
             return httpx2.Response(202)
-        except Exception as error:
-            self.failure = error
-            raise
-        if request.method == "POST":
+
+    async def _exchange(self, request: httpx2.Request) -> httpx2.Response:
+        response = await self.inner.handle_async_request(request)
+        if request.method == "POST" or self.listens:
             self.statuses.append(response.status_code)
             self.failure = None  # of an earlier request: it says nothing about this one
             self.proxy_refusal = hop_of_answer(response.headers)
@@ -109,7 +126,14 @@ class Observed(httpx2.AsyncBaseTransport):
             return httpx2.Response(502, text="compressed answers are refused")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         stream = Bounded(response.stream, self)
+        if request.method == "GET" and self.listens:
+            self._stream = stream
         return httpx2.Response(response.status_code, headers=response.headers, stream=stream)
+
+    def _lose_stream(self) -> None:
+        """A message that the SSE transport could not deliver is its last one, but it would wait for the answer."""
+        if self.listens:
+            self.on_lost()
 
     def take_bytes(self) -> tuple[int, int]:
         """Bytes of bodies to and from the server since the last time; of calls that ran at once, together."""
@@ -137,14 +161,14 @@ class Bounded(httpx2.AsyncByteStream):
 
     def __init__(self, inner: httpx2.AsyncByteStream, observed: Observed) -> None:
         self._inner, self._observed = inner, observed
+        self.size = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
         try:
             async for data in self._inner:
-                size += len(data)
+                self.size += len(data)
                 self._observed.bytes_out += len(data)
-                if size > self._observed.max_bytes:
+                if self.size > self._observed.max_bytes:
                     raise httpx2.ReadError("the answer is too large")
                 yield data
         except httpx2.HTTPError as error:
@@ -178,9 +202,9 @@ class Link:
 
     @property
     def spent(self) -> bool:
-        """Whether the session is over, so that a further call needs a new one: the link has ended, or the server
-        has forgotten the session, which it tells by a 404."""
-        ended = self._task is None or self._task.done()
+        """Whether the session is over, so that a further call needs a new one: the link or its stream has ended, or
+        the server has forgotten the session, which it tells by a 404."""
+        ended = self._task is None or self._task.done() or (self._inbox is not None and self._inbox.ended)
         return ended or (self.observed is not None and self.observed.statuses[-1:] == [404])
 
     async def close(self, *, goodbye: bool = True) -> None:
@@ -256,6 +280,8 @@ class Link:
         if self.observed is not None and self.observed.refused_credentials:
             return "The MCP server refused the authorization token."
         if self.observed is not None and self.observed.failure is not None:
+            return self._lost()
+        if self._inbox is not None and self._inbox.ended:
             return self._lost()
         return f"The MCP server answered with an error: {str(error)[:500]}"
 
@@ -364,6 +390,8 @@ class Link:
         """A transport whose messages pass through our inbox."""
         async with transport as (read, write):
             self._inbox = Inbox(read)
+            if self.observed is not None:
+                self.observed.on_lost = self._inbox.end
             yield self._inbox, write
 
     def _http_client(self, transport: Observed) -> httpx2.AsyncClient:
