@@ -80,7 +80,7 @@ def test_text_comes_before_the_calls_that_follow_it() -> None:
 
 @requirement("messages:33")
 def test_broken_arguments_become_an_empty_input_and_a_note() -> None:
-    for arguments in ('{"q": ', "[1]", "nonsense"):
+    for arguments in ('{"q": ', "[1]", "nonsense", '{"q": NaN}', '{"q": ' + "[" * 2000 + "]" * 2000 + "}"):
         content, _ = blocks(call(arguments, "f", index=0), stop("tool_calls"))
         assert content[0]["input"] == {}
         assert INVALID in content[0]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qanat.gateway.errors import internal
-from qanat.gateway.turn import INVALID, Event
+from qanat.gateway.turn import INVALID, Event, parse_object
 
 STOP_REASONS = {
     "stop": "end_turn",
@@ -196,10 +196,4 @@ def _is_json(text: str) -> bool:
 
 def _object(text: str) -> dict[str, Any] | None:
     """The arguments as an object; none at all count as an empty one."""
-    if not text.strip():
-        return {}
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    return parse_object(text) if text.strip() else {}

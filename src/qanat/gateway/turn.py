@@ -233,14 +233,14 @@ class Turn:
             self._hold(opened)
             return []
         if opened.partials:
-            opened.block["input"] = _parse_object("".join(opened.partials)) or {}
+            opened.block["input"] = parse_object("".join(opened.partials)) or {}
         return [{"type": "content_block_stop", "index": opened.index}]
 
     def _hold(self, opened: OpenBlock) -> None:
         use = opened.block
         problem = use.pop(INVALID, None)
         text = "".join(opened.partials)
-        arguments = _parse_object(text) if text else use["input"]
+        arguments = parse_object(text) if text else use["input"]
         if arguments and not text:  # some servers send them whole, with the start
             opened.partials = [json.dumps(arguments)]
         if arguments is None:
@@ -278,12 +278,17 @@ def _json_deltas(index: int, partials: Iterable[str]) -> list[Event]:
     ]
 
 
-def _parse_object(text: str) -> dict[str, Any] | None:
+def parse_object(text: str) -> dict[str, Any] | None:
+    """The JSON object in a text; None for anything else, also for the `NaN` that only Python takes."""
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _apply(block: Block, delta: Mapping[str, Any]) -> None:
