@@ -12,7 +12,7 @@ from starlette.responses import Response
 from tests.gateway.conftest import Bench
 from tests.support.gateway import running_gateway, text, use
 from tests.support.mcp_sse import sse_stub
-from tests.support.mcp_stub import SEARCH, Block, stub_mcp
+from tests.support.mcp_stub import SEARCH, Block, cut, stub_mcp
 from tests.support.requirements import requirement
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -93,6 +93,44 @@ async def test_pages_that_never_end_are_read_up_to_a_limit(bench: Bench, caplog:
         await bench.create(**at(stub.url))
         assert stub.methods.count("tools/list") == 50
     assert "tools of an mcp server left out" in caplog.text
+
+
+async def large(_: Block) -> Block:
+    return {"content": [text("x" * 9_000_000)]}
+
+
+@requirement("messages:16")
+@pytest.mark.parametrize("bad", [cut, large])
+async def test_a_call_that_breaks_off_takes_no_other_call_along(bench: Bench, bad: Any) -> None:
+    def failed() -> float:
+        labels = {"host": "127.0.0.1", "outcome": "error"}
+        return bench.gateway.metrics.registry.get_sample_value("qanat_gateway_tool_calls_total", labels) or 0
+
+    async def call(parameters: Block) -> Any:
+        if parameters["arguments"]["q"] == "bad":
+            return await bad(parameters)
+        while failed() == before:  # noqa: ASYNC110 - a counter tells nobody
+            await asyncio.sleep(0.01)
+        return await found(parameters)
+
+    before = failed()
+    bench.script(calls("bad", "good"), calls("later"), [text("Fine.")])
+    async with asyncio.timeout(20), stub_mcp(on={"tools/call": call}, session_id="s-1") as stub:
+        message = await bench.create(**at(stub.url))
+        assert stub.methods.count("initialize") == 1
+    assert results(message) == [LOST, (False, "found good"), (False, "found later")]
+
+
+@pytest.mark.parametrize("query", ["half a pair: \ud83d", float("nan")])
+async def test_arguments_that_cannot_be_sent_end_no_session(bench: Bench, query: Any) -> None:
+    bench.script(calls(query, "good"), [text("Fine.")])
+    async with stub_mcp(on={"tools/call": found}, session_id="s-1") as stub:
+        message = await bench.create(**at(stub.url))
+        assert stub.methods.count("tools/call") == 1
+    (failed, words), good = results(message)
+    assert failed
+    assert "was not called" in words
+    assert good == (False, "found good")
 
 
 # Servers of the HTTP+SSE transport: one stream carries every answer.

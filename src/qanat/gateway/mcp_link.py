@@ -7,6 +7,7 @@ that does just that; calls come from wherever the loop runs them.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ GOODBYE = 5.0
 NOTICE = 1.0
 """Seconds a server may take to accept that a call is cancelled."""
 SSE_FALLBACK = frozenset({400, 404, 405})
+LOST = -32099
+"""Our own code for a request that got no answer, out of those that JSON-RPC leaves to servers."""
 INFO = mcp_types.Implementation(name="qanat-gateway", version=__version__)
 
 TransportSource = Callable[[], AbstractAsyncContextManager[httpx2.AsyncBaseTransport]]
@@ -74,6 +77,8 @@ class Observed(httpx2.AsyncBaseTransport):
     """Whether a stream of server messages is wanted; otherwise it would hold a connection for nothing."""
     deaf: bool = False
     """The server did not take a cancellation in time: the SDK would send further ones behind it, one by one."""
+    settled: bool = False
+    """Requests stand for themselves from now on: one that fails is answered with an error, and the session goes on."""
     on_lost: Callable[[], None] = lambda: None
     """Called when the SSE transport is of no further use."""
     over: bool = False
@@ -94,7 +99,9 @@ class Observed(httpx2.AsyncBaseTransport):
         except Exception as error:
             self.failure = error
             self._lose_stream()
-            raise
+            if not self.settled:
+                raise
+            return lost_answer(error)
         if response.status_code >= 400:
             self._lose_stream()
         return response
@@ -128,7 +135,10 @@ class Observed(httpx2.AsyncBaseTransport):
         stream = Bounded(response.stream, self)
         if request.method == "GET" and self.listens:
             self._stream = stream
-        return httpx2.Response(response.status_code, headers=response.headers, stream=stream)
+        answer = httpx2.Response(response.status_code, headers=response.headers, stream=stream)
+        if self.settled and answer.headers.get("content-type", "").lower().startswith("application/json"):
+            await answer.aread()  # here, because one that breaks off in the SDK's hands takes every other call along
+        return answer
 
     def _lose_stream(self) -> None:
         """A message that the SSE transport could not deliver is its last one, but it would wait for the answer."""
@@ -154,6 +164,20 @@ def is_cancellation(body: bytes) -> bool:
 def is_encoded(response: httpx2.Response) -> bool:
     """Whether a body is compressed, though that was not asked for."""
     return response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
+
+
+def lost_answer(failure: BaseException) -> httpx2.Response:
+    """What the SDK is told of a request that failed on the way."""
+    error = {"code": LOST, "message": in_words(failure)}
+    return httpx2.Response(503, json={"jsonrpc": "2.0", "id": None, "error": error})
+
+
+def in_words(failure: BaseException | None) -> str:
+    """A connection that was lost, as the model reads it."""
+    if not isinstance(failure, TunnelLost):
+        return "The connection to the MCP server was lost."
+    again = " The call may be tried again." if failure.may_retry else ""
+    return f"The connection to the MCP server was lost ({failure.reason}, hop: {failure.hop}).{again}"
 
 
 class Bounded(httpx2.AsyncByteStream):
@@ -260,6 +284,12 @@ class Link:
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
         """Run a tool. Whatever goes wrong becomes an error result."""
+        if self.observed is not None:
+            self.observed.settled = not self.observed.listens
+        try:
+            json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+        except ValueError:  # in the SDK's hands it would end the session
+            return failed("The tool was not called: its arguments are not valid JSON.")
         try:
             # Leaving early tells the server: the SDK sends a cancellation.
             async with asyncio.timeout(self._limits.tool_call.total_seconds()):
@@ -277,6 +307,8 @@ class Link:
         return from_mcp(raw)
 
     def _explain(self, error: MCPError) -> str:
+        if error.code == LOST:
+            return str(error)
         if self.observed is not None and self.observed.refused_credentials:
             return "The MCP server refused the authorization token."
         if self.observed is not None and self.observed.failure is not None:
@@ -286,11 +318,7 @@ class Link:
         return f"The MCP server answered with an error: {str(error)[:500]}"
 
     def _lost(self) -> str:
-        failure = self.observed.failure if self.observed is not None else None
-        if not isinstance(failure, TunnelLost):
-            return "The connection to the MCP server was lost."
-        again = " The call may be tried again." if failure.may_retry else ""
-        return f"The connection to the MCP server was lost ({failure.reason}, hop: {failure.hop}).{again}"
+        return in_words(self.observed.failure if self.observed is not None else None)
 
     async def _call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         parameters = mcp_types.CallToolRequestParams(name=tool, arguments=arguments)
