@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from anthropic import BadRequestError
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from tests.gateway.conftest import Bench
 from tests.support.gateway import running_gateway, text, use
@@ -131,6 +132,42 @@ async def test_arguments_that_cannot_be_sent_end_no_session(bench: Bench, query:
     assert failed
     assert "was not called" in words
     assert good == (False, "found good")
+
+
+def flood(message: str, count: int) -> Any:
+    """A handler of a call whose answer comes after very many other messages."""
+
+    async def call(_: Block) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield f"data: {message}\n\n".encode() * count
+            await asyncio.Event().wait()
+
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    return call
+
+
+async def test_a_server_that_asks_without_end_is_let_go_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qanat.gateway.inbox.MAX_QUESTIONS", 20)
+    ping = '{"jsonrpc":"2.0","id":1,"method":"ping"}'
+    bench.script(calls("x"), [text("Fine.")])
+    async with asyncio.timeout(20), stub_mcp(on={"tools/call": flood(ping, 21)}) as stub:
+        message = await bench.create(**at(stub.url))
+    assert results(message) == [LOST]
+
+
+async def test_what_a_server_notifies_of_is_not_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    notice = '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"canary-51c","data":"canary-51c"}}'
+
+    async def call(_: Block) -> Response:
+        answer = '{"jsonrpc":"2.0","id":3,"result":{"content":[]}}'
+        return Response(f"data: {notice}\n\ndata: {answer}\n\n", media_type="text/event-stream")
+
+    bench.script(calls("x"), [text("Fine.")])
+    async with stub_mcp(on={"tools/call": call}) as stub:
+        message = await bench.create(**at(stub.url))
+    assert results(message) == [(False, "")]
+    assert "canary-51c" not in caplog.text
 
 
 # Servers of the HTTP+SSE transport: one stream carries every answer.

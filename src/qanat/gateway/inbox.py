@@ -1,7 +1,8 @@
 """What an MCP server sends, before the SDK sees it.
 
-The SDK judges a page of tools as a whole, so here it loses the entries that are no tools. And it does not tell when a
-stream has ended.
+The SDK judges a page of tools as a whole, so here it loses the entries that are no tools. It also answers whatever a
+server asks, one answer behind the other, and logs notifications it cannot read: here the questions are limited, and
+notifications, which nobody waits for, are dropped.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ from typing import Any, Protocol
 
 import anyio
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCResponse
+from mcp_types import JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 from mcp_types.methods import validate_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
+from qanat.logger import get_logger
+
+log = get_logger("qanat.gateway")
+MAX_QUESTIONS = 1000
+"""Requests of a server in one session, most of them pings; one that asks more is let go of."""
 Entry = dict[str, Any]
 
 
@@ -29,9 +35,10 @@ class Source(Protocol):
 class Inbox:
     """The read stream of a session, as the SDK wants one."""
 
-    def __init__(self, inner: Source) -> None:
-        self._inner = inner
+    def __init__(self, inner: Source, host: str) -> None:
+        self._inner, self._host = inner, host
         self._waiting = anyio.CancelScope()
+        self._questions = 0
         self.ended = False
         """Nothing comes any more: the server has ended the session, or the way to it has."""
         self.malformed: list[str] = []
@@ -49,15 +56,25 @@ class Inbox:
                     item = await self._inner.receive()
                 except (anyio.EndOfStream, anyio.ClosedResourceError):
                     break
-                self._mend(item)
-                return item
+                if self._admit(item):
+                    return item
         self.ended = True
         raise anyio.EndOfStream
 
-    def _mend(self, item: SessionMessage | Exception) -> None:
+    def _admit(self, item: SessionMessage | Exception) -> bool:
+        """Whether the SDK is to see that; a page of tools is mended first."""
         message = item.message if isinstance(item, SessionMessage) else None
-        if isinstance(message, JSONRPCResponse) and isinstance(tools := message.result.get("tools"), list):
+        if isinstance(message, JSONRPCNotification):
+            return False
+        if isinstance(message, JSONRPCRequest):
+            self._questions += 1
+            if self._questions > MAX_QUESTIONS:
+                log.warn("mcp server asks without end", host=self._host)
+                self.ended = True
+                return False
+        elif isinstance(message, JSONRPCResponse) and isinstance(tools := message.result.get("tools"), list):
             message.result["tools"] = [tool for entry in tools if (tool := self._usable(entry)) is not None]
+        return True
 
     def _usable(self, entry: Any) -> Entry | None:
         """What the gateway uses of a listed tool; None for what is no tool."""

@@ -417,7 +417,7 @@ class Link:
     async def _heard(self, transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
         """A transport whose messages pass through our inbox."""
         async with transport as (read, write):
-            self._inbox = Inbox(read)
+            self._inbox = Inbox(read, httpx2.URL(self._url).host)
             if self.observed is not None:
                 self.observed.on_lost = self._inbox.end
             yield self._inbox, write

@@ -57,7 +57,8 @@ async def serve(
     `control` and `edge` replace what the configuration would connect to. Raises `ConfigInvalid` and `OSError`.
     """
     # The SDK logs what servers sent when it cannot parse it: contents have no place in our log.
-    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    for name in ("mcp", "client"):  # the second is what the SDK's sessions call themselves
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     async with AsyncExitStack() as stack:
         plane: ControlPlane
         if control is not None:
