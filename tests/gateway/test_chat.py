@@ -153,6 +153,8 @@ def image() -> Block:
         {"fallbacks": []},
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
         {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": "f"}]}]},
     ],
 )
 def test_what_only_anthropic_models_can_do_is_refused(changes: Block) -> None:

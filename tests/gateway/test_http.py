@@ -219,6 +219,13 @@ async def test_an_error_event_before_any_output_has_the_status_of_its_type(
     assert (caught.value.status_code, error_of(caught.value)["type"]) == (status, told)
 
 
+@pytest.mark.parametrize("content", ["{", '{"temperature": NaN}', "[" * 100_000])
+async def test_a_body_that_is_no_json_is_refused(bench: Bench, content: str) -> None:
+    async with httpx2.AsyncClient() as http:
+        response = await http.post(f"{bench.gateway.url}/v1/messages", content=content, headers=HEADERS)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "The request body is not valid JSON")
+
+
 async def test_a_body_that_never_ends_is_not_waited_for(bench: Bench) -> None:
     async with running_gateway(bench.model.url, bench.control, limits={"request": "50ms"}) as gateway:
         reader, writer = await asyncio.open_connection(*gateway.address)

@@ -167,6 +167,7 @@ def test_odd_and_long_names_become_valid_and_stable_ones() -> None:
     assert odd.startswith("my_server__ttt")
     assert odd != compose("my server?", "t" * 80)
     assert compose("wiki", "search") == "wiki_search"
+    assert len(compose("wiki", "\ud83d" * 80)) == 64
 
 
 def test_limits_on_tools_hold() -> None:
@@ -260,6 +261,8 @@ def asked(*content: Any, role: str = "user", **extra: Any) -> Block:
         (asked({"type": "tool_result", "content": "x"}), "messages.0.content.0.tool_use_id: Field required"),
         (asked({"type": "tool_result", "tool_use_id": "a", "content": ["x"]}), "messages.0.content.0.content: must be"),
         (asked(system=["x"]), "system: must be a string or a list"),
+        (asked(system=[{"type": "text", "text": {}}]), "system.0.text: must be a string"),
+        (asked(tools=[{"name": ["f"], "input_schema": {}}]), "tools.0.name: must be a string"),
         (asked(tool_choice="any"), "tool_choice: must be an object"),
         (asked(tool_choice={"name": "x"}), "tool_choice.type: Field required"),
         (asked(thinking=True), "thinking: must be an object"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from qanat.api.internal import Trial
 from qanat.config import describe
+from qanat.gateway import strict_json
 from qanat.gateway.access import Caller, Gatekeeper
 from qanat.gateway.answer import Answering
 from qanat.gateway.errors import APIError, internal, invalid, not_found
@@ -173,8 +173,8 @@ class GatewayApp:
         except TimeoutError:
             raise APIError(408, "The request body did not arrive in time", "timeout_error") from None
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
+            return strict_json.loads(body)
+        except ValueError:
             raise invalid("The request body is not valid JSON") from None
 
     def _send(self, reply: Reply, body: Any) -> Response:

@@ -123,10 +123,12 @@ def _result(block: Block) -> tuple[str, list[Block]]:
 def _part(block: Block) -> Block:
     if block["type"] == "text":
         return {"type": "text", "text": block.get("text", "")}
-    source = block.get("source") or {}
-    if block["type"] == "image":
-        url = source.get("url") or f"data:{source.get('media_type')};base64,{source.get('data')}"
+    source = block["source"] if isinstance(block.get("source"), dict) else {}
+    kind = source.get("type")
+    if block["type"] == "image" and kind in ("url", "base64"):
+        url = source.get("url") if kind == "url" else f"data:{source.get('media_type')};base64,{source.get('data')}"
         return {"type": "image_url", "image_url": {"url": url}}
-    if block["type"] == "document" and source.get("type") == "text":
+    if block["type"] == "document" and kind == "text":
         return {"type": "text", "text": str(source.get("data", ""))}
-    raise invalid(f"messages: content of type '{block['type']}' needs an Anthropic model")
+    of_kind = f" with a source of type '{kind}'" if source else ""
+    raise invalid(f"messages: content of type '{block['type']}'{of_kind} needs an Anthropic model")

@@ -19,7 +19,8 @@ def compose(server: str, tool: str) -> str:
     safe = _UNSAFE.sub("_", full)
     if len(safe) <= MAX_LENGTH:
         return safe
-    return f"{safe[:55]}_{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(full.encode("utf-8", "surrogatepass"))  # JSON may hold half of a surrogate pair
+    return f"{safe[:55]}_{digest.hexdigest()[:8]}"
 
 
 def to_wire_id(upstream_id: str) -> str:

@@ -200,6 +200,9 @@ def _basics(body: dict[str, Any]) -> tuple[str, list[dict[str, Any]], list[dict[
     tools = [] if tools is None else tools
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise invalid("tools: must be a list of objects")
+    for number, tool in enumerate(tools):
+        if not isinstance(tool.get("name", ""), str):
+            raise invalid(f"tools.{number}.name: must be a string")
     return model, messages, tools
 
 
@@ -246,6 +249,9 @@ def _check_fields(body: dict[str, Any]) -> None:
     """Fields beside the messages that are read here, on the way to whichever upstream."""
     if not _is_content(body.get("system")):
         raise invalid("system: must be a string or a list of text blocks")
+    if isinstance(body.get("system"), list):
+        for position, block in enumerate(body["system"]):
+            _check_block(f"system.{position}", block)
     for name in ("tool_choice", "thinking"):
         if body.get(name) is not None and not isinstance(body[name], dict):
             raise invalid(f"{name}: must be an object")

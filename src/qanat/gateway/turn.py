@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qanat.gateway import names
+from qanat.gateway import names, strict_json
 from qanat.gateway.request import Block
 from qanat.gateway.results import ToolResult, failed
 from qanat.gateway.tools import ToolTable
@@ -279,16 +279,12 @@ def _json_deltas(index: int, partials: Iterable[str]) -> list[Event]:
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
-    """The JSON object in a text; None for anything else, also for the `NaN` that only Python takes."""
+    """The JSON object in a text; None for anything else."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        value = strict_json.loads(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _apply(block: Block, delta: Mapping[str, Any]) -> None:
