@@ -17,7 +17,7 @@ from starlette.routing import Route
 from qanat.gateway import goodbyes, mcp_link
 from tests.support.asgi import serve_asgi
 from tests.support.chat import USAGE, call, content, stop
-from tests.support.gateway import KEY, running_gateway, scripted_model, text, use
+from tests.support.gateway import KEY, Reply, running_gateway, scripted_model, text, use
 from tests.support.mcp_stub import SEARCH, stub_mcp
 
 QUESTION = {"role": "user", "content": "Q"}
@@ -35,20 +35,26 @@ def asked(url: str, *tools: dict[str, Any], messages: list[Any] | None = None) -
     }
 
 
-async def test_an_sdk_does_not_repeat_a_request_whose_tools_have_run() -> None:
-    def overloaded(_: object) -> Response:
-        return JSONResponse({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, 529)
+def overloaded(_: object) -> Response:
+    return JSONResponse({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, 529)
 
+
+def nonsense(_: object) -> Response:
+    return Response('data: {"type": "content_block_start"}\n\n', media_type="text/event-stream")
+
+
+@pytest.mark.parametrize(("failure", "status"), [(overloaded, 529), (nonsense, 500)])
+async def test_an_sdk_does_not_repeat_a_request_whose_tools_have_run(failure: Reply, status: int) -> None:
     made = [use("wiki_search")]
     async with (
         stub_mcp() as mcp,
-        scripted_model(made, overloaded, made, overloaded, made, overloaded) as model,
+        scripted_model(made, failure, made, failure, made, failure) as model,
         running_gateway(model.url) as gateway,
         AsyncAnthropic(base_url=gateway.url, api_key=KEY) as client,
     ):
         with pytest.raises(APIStatusError) as refused:
             await client.beta.messages.create(**asked(mcp.url))
-        assert refused.value.status_code == 529
+        assert refused.value.status_code == status
         assert mcp.methods.count("tools/call") == 1
 
 

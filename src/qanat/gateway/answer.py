@@ -13,8 +13,9 @@ from starlette.datastructures import Headers
 from qanat.gateway.access import Caller
 from qanat.gateway.calls import CallReport
 from qanat.gateway.config import GatewayConfig
-from qanat.gateway.errors import APIError, invalid, too_long
+from qanat.gateway.errors import APIError, internal, invalid, too_long
 from qanat.gateway.events import EventQueue
+from qanat.gateway.exchange import CallerStalled
 from qanat.gateway.history import pending_calls
 from qanat.gateway.loop import Conversation, Emit, LoopLimits, answer, upstream_body
 from qanat.gateway.metrics import Metrics
@@ -79,10 +80,15 @@ class Answering:
             talk = self._conversation(request, table, servers, request_id, deadline)
             try:
                 await answer(talk, turn, pending, emit)
-            except APIError as error:
-                if turn.results or turn.running:  # SDKs try again by themselves, and would make every call once more
-                    error.headers = {**error.headers, "x-should-retry": "false"}
+            except CallerStalled:
                 raise
+            except Exception as error:
+                if not isinstance(error, APIError):
+                    log.exception("request failed", request_id=request_id)
+                failure = error if isinstance(error, APIError) else internal()
+                if turn.results or turn.running:  # SDKs try again by themselves, and would make every call once more
+                    failure.headers = {**failure.headers, "x-should-retry": "false"}
+                raise failure from None
             finally:
                 self._account(request.model, turn)
         return turn
