@@ -75,6 +75,19 @@ def test_thinking_stays_in_place_byte_for_byte_and_listings_vanish() -> None:
     assert translated[3]["content"] == [thinking, text("x")]
 
 
+def test_thinking_that_was_cut_off_is_not_sent_back() -> None:
+    cut = {"type": "thinking", "thinking": "hm", "signature": ""}
+    history = [user(text("q")), assistant(cut, call("a"), result("a"), cut)]
+    assert shape(to_upstream(history)) == [
+        ("user", ["q"]),
+        ("assistant", ["thinking", "toolu_a"]),
+        ("user", ["toolu_a"]),
+    ]
+    assert shape(to_upstream([user(text("q")), assistant(text("x"), cut), assistant(cut)]))[1:] == [
+        ("assistant", ["x"])
+    ]
+
+
 def test_cache_control_moves_and_empty_results_are_an_empty_string() -> None:
     mark = {"type": "ephemeral"}
     empty = {**result("a", cache_control=mark), "content": []}

@@ -92,10 +92,19 @@ def to_upstream(
                 _append(translated, "user", results)
         else:
             _append(translated, message["role"], as_blocks(message["content"]), message)
+    translated = [kept for message in translated if (kept := _without_cut_thinking(message))["content"]]
     for number in range(1, len(translated)):
         if translated[number]["role"] == "user" and translated[number - 1]["role"] == "assistant":
             translated[number]["content"] = _results_first(translated[number - 1], translated[number]["content"])
     return translated
+
+
+def _without_cut_thinking(message: Message) -> Message:
+    """A message without the thinking it ends in: time ran out in the middle, and upstreams refuse it."""
+    blocks = message["content"]
+    while message["role"] == "assistant" and blocks and blocks[-1]["type"] in ("thinking", "redacted_thinking"):
+        blocks = blocks[:-1]
+    return {**message, "content": blocks}
 
 
 def _append(messages: list[Message], role: str, blocks: list[Block], source: Message | None = None) -> None:
