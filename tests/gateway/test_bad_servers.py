@@ -170,6 +170,29 @@ async def test_what_a_server_notifies_of_is_not_logged(bench: Bench, caplog: pyt
     assert "canary-51c" not in caplog.text
 
 
+@requirement("messages:16", "messages:18")
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ({"structuredContent": {"n": 1}}, '{"n":1}'),
+        ({"content": [], "structuredContent": [1]}, "[1]"),
+        ({}, ""),
+        ({"content": [text("a"), {"type": "video"}, text("b")]}, "a[video content]b"),
+        ({"content": [{"type": "image", "data": "AAAA"}, text("b")]}, "[image , 3 bytes]b"),
+        ({"content": [{"type": "text", "text": None}, "x", text("b")]}, "[unreadable content]" * 2 + "b"),
+        ({"content": [text("a")], "structuredContent": [1], "_meta": 1}, "a"),
+    ],
+)
+async def test_what_can_be_read_of_a_result_is_a_result(bench: Bench, returned: Block, said: str) -> None:
+    async def call(_: Block) -> Block:
+        return returned
+
+    bench.script(calls("x"), [text("Fine.")])
+    async with stub_mcp(on={"tools/call": call}) as stub:
+        message = await bench.create(**at(stub.url))
+    assert results(message) == [(False, said)]
+
+
 # Servers of the HTTP+SSE transport: one stream carries every answer.
 
 

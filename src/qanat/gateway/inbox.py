@@ -1,8 +1,9 @@
 """What an MCP server sends, before the SDK sees it.
 
-The SDK judges a page of tools as a whole, so here it loses the entries that are no tools. It also answers whatever a
-server asks, one answer behind the other, and logs notifications it cannot read: here the questions are limited, and
-notifications, which nobody waits for, are dropped.
+The SDK judges a page of tools as a whole, so here it loses the entries that are no tools. It judges the result of a
+call as a whole too: here parts that cannot be read become text. It answers whatever a server asks, one answer behind
+the other, and logs notifications it cannot read: here the questions are limited, and notifications, which nobody waits
+for, are dropped.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 from mcp_types.methods import validate_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
+from qanat.gateway.results import from_mcp
 from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 MAX_QUESTIONS = 1000
 """Requests of a server in one session, most of them pings; one that asks more is let go of."""
+HANDSHAKE = frozenset({"protocolVersion", "supportedVersions"})
+"""Fields that what a tool returned does not have."""
 Entry = dict[str, Any]
 
 
@@ -72,8 +76,11 @@ class Inbox:
                 log.warn("mcp server asks without end", host=self._host)
                 self.ended = True
                 return False
-        elif isinstance(message, JSONRPCResponse) and isinstance(tools := message.result.get("tools"), list):
-            message.result["tools"] = [tool for entry in tools if (tool := self._usable(entry)) is not None]
+        elif isinstance(message, JSONRPCResponse):
+            if isinstance(tools := message.result.get("tools"), list):
+                message.result["tools"] = [tool for entry in tools if (tool := self._usable(entry)) is not None]
+            elif not HANDSHAKE & message.result.keys() and message.result.get("resultType") != "input_required":
+                _mend_result(message.result)
         return True
 
     def _usable(self, entry: Any) -> Entry | None:
@@ -82,13 +89,8 @@ class Inbox:
         tool: Entry = {name: fields[name] for name in ("name", "inputSchema") if name in fields}
         if isinstance(fields.get("description"), str):
             tool["description"] = fields["description"]
-        try:
-            # Earlier revisions are checked like this one, and what it takes the later one takes as well.
-            validate_server_result("tools/list", LATEST_HANDSHAKE_VERSION, {"tools": [tool]})
-            if tool["name"]:
-                return tool
-        except ValueError:
-            pass
+        if _is_valid("tools/list", {"tools": [tool]}) and tool["name"]:
+            return tool
         self.malformed.append(str(fields.get("name", ""))[:64])
         return None
 
@@ -111,3 +113,29 @@ class Inbox:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _mend_result(result: Entry) -> None:
+    """Make the SDK take a call's result where that is possible: the tool has run, and would be called again."""
+    items = result.setdefault("content", [])
+    if not isinstance(items, list) or _is_valid("tools/call", result):
+        return
+    if items:
+        result["content"] = [_readable(item) for item in items]
+    else:
+        result["content"] = list(from_mcp(result).wire)
+    for name in ("structuredContent", "_meta"):  # not used beside content
+        result.pop(name, None)
+
+
+def _readable(item: Any) -> Any:
+    return item if _is_valid("tools/call", {"content": [item]}) else from_mcp({"content": [item]}).wire[0]
+
+
+def _is_valid(method: str, result: Entry) -> bool:
+    """Whether the SDK takes that; the later revision takes what earlier ones do."""
+    try:
+        validate_server_result(method, LATEST_HANDSHAKE_VERSION, result)
+    except ValueError:
+        return False
+    return True

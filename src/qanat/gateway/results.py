@@ -16,6 +16,7 @@ from qanat.gateway.request import Block
 
 MAX_TEXT = 1024 * 1024
 CUT = "\n[result cut: longer than 1 MiB]"
+UNREADABLE = "[unreadable content]"
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 
@@ -53,7 +54,7 @@ def from_mcp(result: Mapping[str, Any]) -> ToolResult:
         items = [{"type": "text", "text": json.dumps(result["structuredContent"], separators=(",", ":"))}]
     budget = MAX_TEXT
     for item in items:
-        text, media = _convert(item) if isinstance(item, dict) else ("[unreadable content]", None)
+        text, media = _convert(item) if isinstance(item, dict) else (UNREADABLE, None)
         if len(text) > budget:
             text, media, budget = text[:budget] + CUT, None, -1
         wire.append(text_block(text))
@@ -68,7 +69,8 @@ def _convert(item: Mapping[str, Any]) -> tuple[str, Block | None]:
     """One content item as text, and as media if a model could look at it."""
     kind = item.get("type")
     if kind == "text":
-        return str(item.get("text", "")), None
+        text = item.get("text")
+        return text if isinstance(text, str) else UNREADABLE, None
     if kind in ("image", "audio"):
         return _media(kind, str(item.get("mimeType", "")), item.get("data"))
     if kind == "resource_link":
