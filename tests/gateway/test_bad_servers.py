@@ -193,6 +193,23 @@ async def test_what_can_be_read_of_a_result_is_a_result(bench: Bench, returned: 
     assert results(message) == [(False, said)]
 
 
+async def test_a_text_that_was_cut_inside_an_emoji_is_still_a_result(bench: Bench) -> None:
+    async def call(_: Block) -> Response:
+        answer = b'{"jsonrpc":"2.0","id":3,"result":{"content":[{"type":"text","text":"\\ud83d\\ude00 cut \\ud83d"}]}}'
+
+        async def pieces() -> AsyncIterator[bytes]:
+            frame = b"data: %s\n\n" % answer
+            for start in range(0, len(frame), 7):
+                yield frame[start : start + 7]
+
+        return StreamingResponse(pieces(), media_type="text/event-stream")
+
+    bench.script(calls("x"), [text("Fine.")])
+    async with stub_mcp(on={"tools/call": call}) as stub:
+        message = await bench.create(**at(stub.url))
+    assert results(message) == [(False, "\U0001f600 cut \ufffd")]
+
+
 # Servers of the HTTP+SSE transport: one stream carries every answer.
 
 

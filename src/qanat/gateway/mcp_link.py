@@ -26,6 +26,7 @@ from qanat.gateway.config import Limits
 from qanat.gateway.hops import hop_of_answer
 from qanat.gateway.inbox import Inbox
 from qanat.gateway.results import ToolResult, failed, from_mcp
+from qanat.gateway.strict_json import mend_halves
 from qanat.gateway.tools import ListedTool, Listing
 from qanat.logger import get_logger
 
@@ -181,20 +182,26 @@ def in_words(failure: BaseException | None) -> str:
 
 
 class Bounded(httpx2.AsyncByteStream):
-    """A response body that counts, and ends in an error when it is too long."""
+    """A response body that counts, and ends in an error when it is too long. It comes in whole lines, mended."""
 
     def __init__(self, inner: httpx2.AsyncByteStream, observed: Observed) -> None:
         self._inner, self._observed = inner, observed
         self.size = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        begun: list[bytes] = []
         try:
             async for data in self._inner:
                 self.size += len(data)
                 self._observed.bytes_out += len(data)
                 if self.size > self._observed.max_bytes:
                     raise httpx2.ReadError("the answer is too large")
-                yield data
+                whole = data.rfind(b"\n") + 1
+                if whole:
+                    yield mend_halves(b"".join([*begun, data[:whole]]))
+                    begun.clear()
+                begun.append(data[whole:])
+            yield mend_halves(b"".join(begun))
         except httpx2.HTTPError as error:
             self._observed.failure = error
             raise
