@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import mcp_types
 import pytest
 from anthropic import BadRequestError
 from starlette.responses import Response, StreamingResponse
@@ -94,6 +95,27 @@ async def test_pages_that_never_end_are_read_up_to_a_limit(bench: Bench, caplog:
         await bench.create(**at(stub.url))
         assert stub.methods.count("tools/list") == 50
     assert "tools of an mcp server left out" in caplog.text
+
+
+async def test_a_list_that_is_read_late_is_bounded_by_itself(bench: Bench) -> None:
+    async def page(parameters: Block) -> Block:
+        return {"tools": [SEARCH]} | ({} if "cursor" in parameters else {"nextCursor": "2"})
+
+    async def call(parameters: Block) -> Block:
+        if "tools/list" not in stub.methods and parameters["arguments"]["q"] == "late":
+            return {"code": mcp_types.HEADER_MISMATCH, "message": "which headers?"}
+        return {"content": [text("x" * 40_000)]}
+
+    bench.script(calls("a"), calls("b"), calls("late"), [text("Fine.")])
+    pinned = [bench.toolset(tools=[{"name": "search", "input_schema": {"type": "object"}}])]
+    async with (
+        stub_mcp(on={"tools/list": page, "tools/call": call}) as stub,
+        running_gateway(bench.model.url, bench.control, limits={"response_bytes": 50_000}) as gateway,
+    ):
+        client = bench.client.with_options(base_url=gateway.url)
+        fields = bench.request(**at(stub.url), tools=pinned, betas=["mcp-client-2026-09-15"])
+        message = await client.beta.messages.create(**fields)
+    assert [failed for failed, _ in results(message)] == [False, False, False]
 
 
 async def large(_: Block) -> Block:

@@ -263,6 +263,7 @@ class Link:
         malformed.clear()
         tools: dict[str, ListedTool] = {}
         repeated: list[str] = []
+        before = self.observed.bytes_out if self.observed is not None else 0
         hint: float | None = None
         cursor: str | None = None
         for _ in range(MAX_PAGES):
@@ -277,7 +278,7 @@ class Link:
             cursor = page.next_cursor
             if not cursor:
                 break
-            if self.observed is not None and self.observed.bytes_out > self._limits.response_bytes:
+            if self.observed is not None and self.observed.bytes_out - before > self._limits.response_bytes:
                 raise LinkFailed("protocol", "the server's list of tools is too large")
         if malformed or repeated or cursor:
             log.warn(
