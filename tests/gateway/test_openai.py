@@ -93,6 +93,18 @@ async def test_a_local_models_broken_arguments_are_told_to_it(bench: Bench) -> N
     assert bench.wiki.calls == []
 
 
+async def test_an_answer_with_a_call_of_nothing_can_be_sent_back(bench: Bench) -> None:
+    async with local_model(bench) as (server, client):
+        server.script = [[call("{}", index=0, id="c1"), stop("tool_calls")], ANSWER, ANSWER]
+        first = await client.beta.messages.create(**bench.request(model="local"))
+        assert first.content[1].is_error
+        said = [block.model_dump(exclude_none=True) for block in first.content]
+        history = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": said}]
+        history.append({"role": "user", "content": "And?"})
+        again = await client.beta.messages.create(**bench.request(history, model="local"))
+    assert again.stop_reason == "end_turn"
+
+
 async def test_a_call_whose_stream_was_cut_is_not_made(bench: Bench) -> None:
     bench.wiki.reset()
     begun = json.dumps(call("", "wiki_search", index=0, id="c1"))

@@ -210,7 +210,7 @@ class Turn:
         # A weak model made the name up: attribute it to the server it seems to mean, and let it read that.
         servers = sorted({tool.server.name for tool in self._table.mcp.values()}, key=len, reverse=True)
         server = next((s for s in servers if name.startswith(names.compose(s, ""))), servers[0])
-        bare = name.removeprefix(names.compose(server, "")) or name
+        bare = name.removeprefix(names.compose(server, "")) or name or "unnamed"  # it must be fit for a replay
         return use | {"name": bare, "server_name": server, "input": {}}
 
     def _extend_block(self, upstream_index: int, delta: Mapping[str, Any]) -> list[Event]:
