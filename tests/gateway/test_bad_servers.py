@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import mcp_types
 import pytest
 from anthropic import BadRequestError
 from starlette.responses import Response, StreamingResponse
 
+from qanat.gateway.config import Limits
+from qanat.gateway.mcp_link import Link
 from tests.gateway.conftest import Bench
 from tests.support.gateway import running_gateway, text, use
 from tests.support.mcp_sse import sse_stub
@@ -264,6 +268,34 @@ async def test_an_sse_server_that_refuses_the_credentials_is_named(bench: Bench)
     async with sse_stub(found, stream_status=401) as stub:
         with pytest.raises(BadRequestError, match="Authentication error while communicating with MCP server"):
             await bench.create(**at(stub.url))
+
+
+class Renewing(httpx2.Auth):
+    """Tries once more with another token, as the credentials of a vault do."""
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response]:
+        if (yield request).status_code == 401:
+            yield request
+
+
+@requirement("messages:14")
+async def test_a_token_that_is_renewed_ends_no_sse_session() -> None:
+    refusals = [Response(status_code=401)]
+
+    async def call(parameters: Block) -> Block | Response:
+        return refusals.pop() if refusals else await found(parameters)
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[httpx2.AsyncBaseTransport]:
+        async with httpx2.AsyncHTTPTransport() as transport:
+            yield transport
+
+    async with asyncio.timeout(20), sse_stub(call) as stub:
+        link = Link(stub.url, Renewing(), source, Limits())
+        await link.open()
+        result = await link.call("search", {"q": "x"})
+        await link.close()
+    assert result.wire == (text("found x"),)
 
 
 async def test_the_answers_of_an_sse_session_are_bounded_one_by_one(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import mcp_types
@@ -42,6 +42,7 @@ LOST = -32099
 """Our own code for a request that got no answer, out of those that JSON-RPC leaves to servers."""
 INFO = mcp_types.Implementation(name="qanat-gateway", version=__version__)
 
+C = TypeVar("C", bound=httpx2.AsyncClient)
 TransportSource = Callable[[], AbstractAsyncContextManager[httpx2.AsyncBaseTransport]]
 
 
@@ -80,8 +81,6 @@ class Observed(httpx2.AsyncBaseTransport):
     """The server did not take a cancellation in time: the SDK would send further ones behind it, one by one."""
     settled: bool = False
     """Requests stand for themselves from now on: one that fails is answered with an error, and the session goes on."""
-    on_lost: Callable[[], None] = lambda: None
-    """Called when the SSE transport is of no further use."""
     over: bool = False
     """Nothing more is sent: the SDK would say goodbye even when it is cancelled."""
     _stream: Bounded | None = None
@@ -96,16 +95,12 @@ class Observed(httpx2.AsyncBaseTransport):
         if request.method == "POST" and self._stream is not None:
             self._stream.size = 0  # what comes from here on is another answer
         try:
-            response = await (self._post(request) if request.method == "POST" else self._exchange(request))
+            return await (self._post(request) if request.method == "POST" else self._exchange(request))
         except Exception as error:
             self.failure = error
-            self._lose_stream()
             if not self.settled:
                 raise
             return lost_answer(error)
-        if response.status_code >= 400:
-            self._lose_stream()
-        return response
 
     async def _post(self, request: httpx2.Request) -> httpx2.Response:
         notice = is_cancellation(request.content)
@@ -140,11 +135,6 @@ class Observed(httpx2.AsyncBaseTransport):
         if self.settled and answer.headers.get("content-type", "").lower().startswith("application/json"):
             await answer.aread()  # here, because one that breaks off in the SDK's hands takes every other call along
         return answer
-
-    def _lose_stream(self) -> None:
-        """A message that the SSE transport could not deliver is its last one, but it would wait for the answer."""
-        if self.listens:
-            self.on_lost()
 
     def take_bytes(self) -> tuple[int, int]:
         """Bytes of bodies to and from the server since the last time; of calls that ran at once, together."""
@@ -208,6 +198,25 @@ class Bounded(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+class Courier(httpx2.AsyncClient):
+    """Calls `on_lost` when a message was not delivered, after whatever the credentials do about a refusal.
+
+    The SSE transport sends nothing more then, but it would go on waiting for the answer.
+    """
+
+    on_lost: Callable[[], None]
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        delivered = request.method != "POST"
+        try:
+            response = await super().send(request, **options)
+            delivered = delivered or response.status_code < 400
+            return response
+        finally:
+            if not delivered:
+                self.on_lost()
 
 
 class Link:
@@ -404,7 +413,7 @@ class Link:
     async def _connect(self, stack: AsyncExitStack) -> Client:
         transport = await stack.enter_async_context(self._source())
         self.observed = Observed(transport, self._limits.response_bytes)
-        http = self._http_client(self.observed)
+        http = self._http_client(self.observed, httpx2.AsyncClient)
         try:
             streams = streamable_http_client(
                 self._url, http_client=http, max_sse_event_size=self._limits.response_bytes
@@ -426,25 +435,24 @@ class Link:
         """A transport whose messages pass through our inbox."""
         async with transport as (read, write):
             self._inbox = Inbox(read, httpx2.URL(self._url).host)
-            if self.observed is not None:
-                self.observed.on_lost = self._inbox.end
             yield self._inbox, write
 
-    def _http_client(self, transport: Observed) -> httpx2.AsyncClient:
+    def _http_client(self, transport: Observed, kind: type[C]) -> C:
         headers = {"accept-encoding": "identity", "user-agent": f"qanat-gateway/{__version__}"}
         connect, read = self._limits.connect.total_seconds(), self._limits.tool_call.total_seconds()
         timeout = httpx2.Timeout(connect, read=read + 5)
-        return httpx2.AsyncClient(
-            transport=transport, auth=self._auth, headers=headers, timeout=timeout, trust_env=False
-        )
+        return kind(transport=transport, auth=self._auth, headers=headers, timeout=timeout, trust_env=False)
 
     @asynccontextmanager
     async def _sse_streams(self, observed: Observed) -> AsyncIterator[Any]:
-        def make_client(*_: Any, **__: Any) -> httpx2.AsyncClient:
-            return self._http_client(observed)
-
-        async with sse_client(self._url, httpx_client_factory=make_client) as streams:
+        courier = self._http_client(observed, Courier)
+        courier.on_lost = self._end
+        async with sse_client(self._url, httpx_client_factory=lambda *_, **__: courier) as streams:
             yield streams
+
+    def _end(self) -> None:
+        if self._inbox is not None:
+            self._inbox.end()
 
 
 def innermost(error: BaseException) -> BaseException:
