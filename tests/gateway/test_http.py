@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import httpx2
 import pytest
 from anthropic import APIStatusError, BadRequestError, NotFoundError, OverloadedError
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from qanat.gateway.demo_model import as_events
 from qanat.gateway.sse import encode_event
 from tests.gateway.conftest import Bench
 from tests.support.answers import error_of
+from tests.support.asgi import serve_asgi
 from tests.support.gateway import KEY, running_gateway, text, use
 from tests.support.requirements import requirement
 
@@ -217,6 +221,26 @@ async def test_an_error_event_before_any_output_has_the_status_of_its_type(
     with pytest.raises(APIStatusError) as caught:
         await bench.create(stream=True)
     assert (caught.value.status_code, error_of(caught.value)["type"]) == (status, told)
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "openai"])
+async def test_an_error_of_the_model_that_has_no_end_is_not_read_to_it(bench: Bench, kind: str) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 10_000
+            await asyncio.sleep(0)
+
+    async def fail(_: Request) -> Response:
+        return StreamingResponse(endless(), 400)
+
+    routes = [Route(path, fail, methods=["POST"]) for path in ("/v1/messages", "/v1/chat/completions")]
+    async with asyncio.timeout(20), serve_asgi(Starlette(routes=routes)) as url:
+        base = url if kind == "anthropic" else f"{url}/v1"
+        models = {"stub": {"upstream": kind, "base_url": base, "api_key": "k"}}
+        async with running_gateway(control=bench.control, models=models) as gateway:
+            client = bench.client.with_options(base_url=gateway.url)
+            with pytest.raises(BadRequestError):
+                await client.messages.create(model="stub", max_tokens=5, messages=[{"role": "user", "content": "Hi"}])
 
 
 @pytest.mark.parametrize("content", ["{", '{"temperature": NaN}', "[" * 100_000])

@@ -16,7 +16,7 @@ from qanat.gateway.errors import STATUS_BY_TYPE, APIError, internal
 from qanat.gateway.request import Block
 from qanat.gateway.sse import EventStreamReader
 from qanat.gateway.turn import Event
-from qanat.gateway.upstream import CallInfo, Features
+from qanat.gateway.upstream import CallInfo, Features, short_body
 from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
@@ -43,7 +43,7 @@ class AnthropicUpstream:
             response = await self._http.send(request, stream=True)
             try:
                 if response.status_code != 200:
-                    raise self._to_error(response, await response.aread(), info)
+                    raise self._to_error(response, await short_body(response), info)
                 reader = EventStreamReader()
                 async for data in response.aiter_bytes():
                     reader.receive_data(data)
@@ -57,13 +57,14 @@ class AnthropicUpstream:
 
     async def count_tokens(self, body: Block, info: CallInfo) -> int:
         try:
-            response = await self._http.send(self._request("/v1/messages/count_tokens", body, info))
+            response = await self._http.send(self._request("/v1/messages/count_tokens", body, info), stream=True)
+            content = await short_body(response)
         except httpx2.HTTPError as error:
             log.warn("upstream model failed", error=type(error).__name__, request_id=info.request_id)
             raise internal("The upstream model could not be reached") from None
         if response.status_code != 200:
-            raise self._to_error(response, response.content, info)
-        return int(response.json()["input_tokens"])
+            raise self._to_error(response, content, info)
+        return int(json.loads(content)["input_tokens"])
 
     def _request(self, path: str, body: Block, info: CallInfo) -> httpx2.Request:
         headers = {"x-api-key": self._api_key, "anthropic-version": info.version, "content-type": "application/json"}

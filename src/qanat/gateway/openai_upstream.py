@@ -17,7 +17,7 @@ from qanat.gateway.errors import APIError, internal, invalid, not_found, overloa
 from qanat.gateway.request import Block
 from qanat.gateway.sse import EventStreamReader
 from qanat.gateway.turn import Event
-from qanat.gateway.upstream import CallInfo, Features
+from qanat.gateway.upstream import CallInfo, Features, short_body
 from qanat.ids import make_id
 from qanat.logger import get_logger
 
@@ -51,7 +51,7 @@ class OpenAIUpstream:
             response = await self._send(chat)
             try:
                 if response.status_code != 200:
-                    raise _to_error(response.status_code, await response.aread(), info)
+                    raise _to_error(response.status_code, await short_body(response), info)
                 reader = EventStreamReader()
                 async for data in response.aiter_bytes():
                     reader.receive_data(data)

@@ -9,8 +9,13 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+import httpx2
+
 from qanat.gateway.request import Block
 from qanat.gateway.turn import Event
+
+MAX_SHORT = 64 * 1024
+"""Bytes of an answer that is an error or a number: whatever stands behind the model may send a page, or no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +49,16 @@ class Upstream(Protocol):
     async def count_tokens(self, body: Block, info: CallInfo) -> int:
         """How many tokens the body's input takes. Raises `APIError`."""
         ...
+
+
+async def short_body(response: httpx2.Response) -> bytes:
+    """The beginning of a body that ought to be short, closing the response. Raises `httpx2.HTTPError`."""
+    body = bytearray()
+    try:
+        async for data in response.aiter_bytes():
+            body += data
+            if len(body) >= MAX_SHORT:
+                break
+    finally:
+        await response.aclose()
+    return bytes(body[:MAX_SHORT])
