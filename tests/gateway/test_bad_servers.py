@@ -236,6 +236,28 @@ async def test_a_text_that_was_cut_inside_an_emoji_is_still_a_result(bench: Benc
     assert results(message) == [(False, "\U0001f600 cut \ufffd")]
 
 
+async def test_a_result_of_very_many_parts_is_cut(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def call(_: Block) -> Block:
+        return {"content": [text("a")] * 10}
+
+    monkeypatch.setattr("qanat.gateway.inbox.MAX_ITEMS", 3)
+    bench.script(calls("x"), [text("Fine.")])
+    async with stub_mcp(on={"tools/call": call}) as stub:
+        message = await bench.create(**at(stub.url))
+    assert results(message) == [(False, "aaa[result cut: more than 3 parts]")]
+
+
+async def test_of_very_many_tools_in_a_page_the_first_are_taken(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("qanat.gateway.inbox.MAX_ITEMS", 3)
+    bench.script([text("Hi")])
+    async with stub_mcp(tools=[{**SEARCH, "name": name} for name in "abcde"]) as stub:
+        await bench.create(**at(stub.url))
+    assert [tool["name"] for tool in bench.model.bodies[0]["tools"]] == ["wiki_a", "wiki_b", "wiki_c"]
+    assert "tools of an mcp server left out" in caplog.text
+
+
 # Servers of the HTTP+SSE transport: one stream carries every answer.
 
 

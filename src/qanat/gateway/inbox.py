@@ -17,12 +17,14 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 from mcp_types.methods import validate_server_result
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
-from qanat.gateway.results import from_mcp
+from qanat.gateway.results import from_mcp, text_block
 from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
 MAX_QUESTIONS = 1000
 """Requests of a server in one session, most of them pings; one that asks more is let go of."""
+MAX_ITEMS = 10_000
+"""Tools in a page, and parts of a result. Judging half a million, which fit into 8 MiB, held everybody up for 14 s."""
 HANDSHAKE = frozenset({"protocolVersion", "supportedVersions"})
 """Fields that what a tool returned does not have."""
 Entry = dict[str, Any]
@@ -78,7 +80,9 @@ class Inbox:
                 return False
         elif isinstance(message, JSONRPCResponse):
             if isinstance(tools := message.result.get("tools"), list):
-                message.result["tools"] = [tool for entry in tools if (tool := self._usable(entry)) is not None]
+                usable = (self._usable(entry) for entry in tools[:MAX_ITEMS])
+                message.result["tools"] = [tool for tool in usable if tool is not None]
+                self.malformed += [f"{len(tools) - MAX_ITEMS} more"] if len(tools) > MAX_ITEMS else []
             elif not HANDSHAKE & message.result.keys() and message.result.get("resultType") != "input_required":
                 _mend_result(message.result)
         return True
@@ -118,6 +122,8 @@ class Inbox:
 def _mend_result(result: Entry) -> None:
     """Make the SDK take a call's result where that is possible: the tool has run, and would be called again."""
     items = result.setdefault("content", [])
+    if isinstance(items, list) and len(items) > MAX_ITEMS:
+        items[MAX_ITEMS:] = [text_block(f"[result cut: more than {MAX_ITEMS} parts]")]
     if not isinstance(items, list) or _is_valid("tools/call", result):
         return
     if items:
