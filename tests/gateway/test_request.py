@@ -276,3 +276,9 @@ def test_what_translating_would_stumble_over_is_refused_by_name(content: Block, 
 def test_a_token_that_fits_no_header_is_refused_without_being_repeated(token: str) -> None:
     message = str(refusal(body([server(authorization_token=token)], [toolset()])))
     assert message == "mcp_servers.0.authorization_token: must be printable ASCII, without line ends"
+
+
+@pytest.mark.parametrize("token", ["", " ", "secret-1 "])
+def test_a_token_that_no_header_can_end_in_is_refused(token: str) -> None:
+    message = str(refusal(body([server(authorization_token=token)], [toolset()])))
+    assert message == "mcp_servers.0.authorization_token: must not be empty, nor begin or end with a space"

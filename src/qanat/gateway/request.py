@@ -30,8 +30,11 @@ S = TypeVar("S", bound=Section)
 
 def check_token(token: SecretStr) -> SecretStr:
     """What fits into a header; a line end from a file, say, does not. The message does not repeat it."""
-    if not all(" " <= character <= "~" for character in token.get_secret_value()):
+    value = token.get_secret_value()
+    if not all(" " <= character <= "~" for character in value):
         raise ValueError("must be printable ASCII, without line ends")
+    if not value or value != value.strip():
+        raise ValueError("must not be empty, nor begin or end with a space")
     return token
 
 
