@@ -53,6 +53,18 @@ async def ready(connector: Connector, connections: int = 1) -> None:
         await connector.wait_ready(connections)
 
 
+async def test_a_connection_that_comes_as_the_wait_for_it_begins_ends_the_wait(tmp_path: Path) -> None:
+    async with loopback_edge(tmp_path) as edge, serve(config_for(edge), Upstreams()) as connector:
+        await ready(connector)
+        shared = connector._shared
+        (found,) = shared.live.values()
+        waiting = asyncio.create_task(ready(connector, 2))
+        await asyncio.sleep(0)
+        shared.went_up(1, *found)
+        await waiting
+        shared.went_down(1)
+
+
 @requirement("connector:first-retry")
 @pytest.mark.parametrize("rung", RUNGS)
 async def test_a_connection_that_the_edge_closes_is_back_after_less_than_a_second(

@@ -79,7 +79,7 @@ class Connector:
         """Return once that many connections are registered. The caller bounds the wait."""
         assert self._run is not None
         while self.ready_connections < connections:
-            changed = asyncio.create_task(self._shared.wait_changed())
+            changed = asyncio.create_task(self._shared.next_change())
             await asyncio.wait((changed, self._run), return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
             if self._run.done():
@@ -88,7 +88,7 @@ class Connector:
 
     async def wait_changed(self) -> None:
         """Return once a connection has come or gone."""
-        await self._shared.wait_changed()
+        await self._shared.next_change()
 
     async def wait_stopped(self) -> None:
         """Return once the connector has ended, whoever asked for it."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from qanat import __version__
@@ -83,9 +84,9 @@ class Shared:
             self.registered.clear()
         self._note_change()
 
-    async def wait_changed(self) -> None:
-        """Return once a connection has come or gone."""
-        await self._changed.wait()
+    def next_change(self) -> Coroutine[Any, Any, object]:
+        """Ends once a connection has come or gone since this call, not only since somebody awaits it."""
+        return self._changed.wait()
 
     def _note_change(self) -> None:
         self._changed.set()
