@@ -185,3 +185,11 @@ def test_a_message_comes_from_our_own_list_only(control: ControlThread) -> None:
     person = sign_in(control.new_tenant())
     assert "evil text" not in person.get("/tunnels?done=evil+text").text
     assert "Signed out." in person.client.get("/console/sign-in?done=signed-out").text
+
+
+@requirement("console:csrf")
+@pytest.mark.parametrize("origin", ["null", "http://[", "https://[::1"])
+def test_an_origin_that_is_none_changes_nothing(control: ControlThread, origin: str) -> None:
+    person = sign_in(control.new_tenant())
+    assert person.post("/tunnels", {"Origin": origin}, name="forged").status_code == 403
+    assert person.client.post("/console/sign-in", headers={"Origin": origin}, data={}).status_code == 403
