@@ -187,6 +187,20 @@ def test_a_message_comes_from_our_own_list_only(control: ControlThread) -> None:
     assert "Signed out." in person.client.get("/console/sign-in?done=signed-out").text
 
 
+def test_a_zero_byte_is_refused_wherever_it_is_sent(control: ControlThread) -> None:
+    person = sign_in(control.new_tenant())
+    person.post("/tunnels", name="staging")
+    for path in ("/audit?target=%00", "/identity/rules/%00/connect"):
+        assert person.get(path).status_code == 400, path
+    for path in ("/keys/%00/status", "/keys/tokens/%00/revoke"):
+        assert person.post(path, status="archived").status_code == 400, path
+    nul = "a\0b"
+    remove = f"/tunnels/{tunnel_of(person)}/watches/remove"
+    for path in ("/tunnels", "/keys", "/identity/accounts", "/workspace", remove):
+        answer = person.post(path, name=nul, kind="api", workspace=nul, route=nul, path=nul)
+        assert answer.status_code == 400, path
+
+
 @requirement("console:csrf")
 @pytest.mark.parametrize("origin", ["null", "http://[", "https://[::1"])
 def test_an_origin_that_is_none_changes_nothing(control: ControlThread, origin: str) -> None:

@@ -114,9 +114,16 @@ async def read_form(request: Request) -> dict[str, str]:
             raise TooLarge(MAX_FORM)
     try:
         fields = parse_qs(body.decode("utf-8"), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=100)
+        check_text(*fields, *(values[-1] for values in fields.values()))
         return {name: values[-1] for name, values in fields.items()}
     except ValueError:
         raise Invalid("", "form cannot be read") from None
+
+
+def check_text(*texts: str) -> None:
+    """Raises `Invalid` for a zero byte, which PostgreSQL neither stores nor compares."""
+    if any("\0" in text for text in texts):
+        raise Invalid("", "a zero byte is no text")
 
 
 def _moment(value: datetime | None) -> str:
