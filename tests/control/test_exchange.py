@@ -149,8 +149,8 @@ def test_default_names_the_default_workspace(federated: Federated) -> None:
 OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def _unsigned(claims: dict[str, Any]) -> str:
-    parts = ({"alg": "none", "kid": "rsa"}, claims)
+def _unsigned(claims: dict[str, Any], algorithm: object = "none") -> str:
+    parts = ({"alg": algorithm, "kid": "rsa"}, claims)
     encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
     return ".".join([*encoded, ""])
 
@@ -170,6 +170,7 @@ DENIED: dict[str, Callable[[Federated], str]] = {
     "jwt_kid ": lambda f: sign(f.claims(), kid="unknown"),
     "jwt_alg": lambda f: sign(f.claims(), key="x" * 64, algorithm="HS256"),
     "jwt_alg ": lambda f: _unsigned(f.claims()),
+    "jwt_alg  ": lambda f: _unsigned(f.claims(), ["RS256"]),
     "jwt_sub": lambda f: f.assertion(sub=None),
     "jwt_lifetime": lambda f: f.assertion(exp=_now(3603)),
     "match_audience": lambda f: f.assertion(aud="https://elsewhere.example"),

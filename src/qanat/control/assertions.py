@@ -90,9 +90,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def check_algorithm(assertion: Assertion) -> str:
     """The algorithm, an asymmetric one. Raises `Denied`."""
     algorithm = assertion.header.get("alg")
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise Denied("jwt_alg")
-    return str(algorithm)
+    return algorithm
 
 
 def find_key(assertion: Assertion, keys: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
