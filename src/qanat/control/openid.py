@@ -194,7 +194,7 @@ def judge_id_token(
     check_algorithm(parsed)
     key = find_key(parsed, keys)
     if key is None and parsed.kid is None and len(keys) == 1:
-        key = find_key(parsed.with_kid(str(keys[0].get("kid"))), keys)
+        key = find_key(parsed.with_kid("only"), [{**keys[0], "kid": "only"}])
     if key is None:
         raise Denied("jwt_kid")
     check_signature(parsed, key)

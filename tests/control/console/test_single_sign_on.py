@@ -119,8 +119,11 @@ def test_a_client_shows_its_secret_as_the_provider_wants_it(
     assert own_stub.authorization == ""
 
 
-def test_an_only_key_needs_no_name(visitor: Visitor) -> None:
-    stub = visitor.stub
+@pytest.mark.parametrize("kid", ["k1", None])
+def test_an_only_key_needs_no_name(own_stub: OpenIDStub, start_control: StartControl, kid: str | None) -> None:
+    stub = own_stub
+    stub.kid = kid  # type: ignore[assignment]
+    visitor = Visitor(start_control({"console": {"single_sign_on": stub.settings()}}).url, stub)
     stub.claims = ADA
     state, now = visitor.depart()["state"], int(time.time())
     claims = {"iss": stub.issuer, "aud": "console", "sub": "u-1", "nonce": stub.nonce, "iat": now, "exp": now + 60}
