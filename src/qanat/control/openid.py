@@ -27,7 +27,7 @@ from qanat.control.assertions import (
 from qanat.control.config import SingleSignOn
 from qanat.control.errors import Refused
 
-ANY_LIFETIME = 2**40
+ANY_LIFETIME = 2**54
 """An ID token is looked at once, moments after it was made: how long it lives is the provider's business."""
 REQUIRED = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 ENDPOINTS = (*REQUIRED, "userinfo_endpoint", "end_session_endpoint")
@@ -124,7 +124,8 @@ def parse_provider(document: Mapping[str, Any], issuer: str) -> Provider:
             f"The sign-in provider's discovery document has no {missing[0]}.",
             "Is single_sign_on.issuer an OpenID provider with the authorization code flow?",
         )
-    methods = document.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
+    methods = document.get("token_endpoint_auth_methods_supported")
+    methods = methods if isinstance(methods, list) else ["client_secret_basic"]
     return Provider(
         issuer=issuer, **{name: urls[name] for name in REQUIRED},
         userinfo_endpoint=urls.get("userinfo_endpoint"), end_session_endpoint=urls.get("end_session_endpoint"),
@@ -203,7 +204,7 @@ def judge_id_token(
         raise Denied("jwt_sub")
     _check_audience(parsed.claims, sso.client_id)
     sent = parsed.claims.get("nonce")
-    if not isinstance(sent, str) or not hmac.compare_digest(sent.encode(), nonce.encode()):
+    if not isinstance(sent, str) or not hmac.compare_digest(sent.encode(errors="surrogatepass"), nonce.encode()):
         raise Denied("nonce")
     return parsed.claims
 

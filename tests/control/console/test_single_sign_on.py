@@ -145,12 +145,14 @@ def test_what_the_id_token_leaves_out_is_taken_from_the_userinfo_of_the_same_per
         ({"nonce": "another"}, "does not belong to this sign-in"),
         ({"nonce": None}, "does not belong to this sign-in"),
         ({"nonce": 7}, "does not belong to this sign-in"),
+        ({"nonce": "\ud800"}, "does not belong to this sign-in"),
         ({"iss": "http://evil.example"}, "of another issuer"),
         ({"aud": "another-app"}, "meant for another application"),
         ({"aud": ["console", "another-app"]}, "meant for another application"),
         ({"aud": ["console", "x"], "azp": "another-app"}, "meant for another application"),
         ({"exp": int(time.time()) - 60}, "has expired"),
         ({"iat": int(time.time()) + 600}, "from the future"),
+        ({"exp": 2**45, "sub": None}, "names nobody"),
         ({"sub": None}, "names nobody"),
         ({"sub": "a\0b"}, "names nobody"),
         ({"groups": []}, "tells no groups"),
@@ -391,6 +393,7 @@ def test_the_providers_documents_are_kept_and_its_new_keys_found(
         ({"token_endpoint": None}, "has no token_endpoint"),
         ({"jwks_uri": "http://169.254.169.254/keys"}, "url must use https scheme"),
         ({"authorization_endpoint": "javascript:alert(1)"}, "must be an absolute url"),
+        ({"token_endpoint_auth_methods_supported": 5, "jwks_uri": "http://169.254.169.254/keys"}, "must use https"),
     ],
 )
 def test_a_provider_that_makes_no_sense_is_named_on_the_page(
