@@ -231,6 +231,7 @@ def test_only_a_url_that_will_be_dialled_must_be_public(tenant: Tenant, url: str
         ("https://public.example:port", "absolute"),
         ("https://2130706433", "IP address"),
         ("https://0x7f000001", "IP address"),
+        ("https://b\u00fccher.example", "ASCII"),
     ],
 )
 async def test_the_strict_policy_judges_a_url(url: str, reason: str | None) -> None:
@@ -240,6 +241,15 @@ async def test_the_strict_policy_judges_a_url(url: str, reason: str | None) -> N
         return
     with pytest.raises(FetchFailed, match=reason):
         await fetcher.check(url)
+
+
+@pytest.mark.parametrize(
+    ("path", "token"), [("x" * 70_000, "token"), ("", "t\u00f6ken"), ("", "a\nb")], ids=["long", "letter", "line"]
+)
+async def test_what_cannot_be_sent_is_a_failure_like_any_other(path: str, token: str) -> None:
+    fetcher = Fetcher(FetchPolicy(allow_hosts=("issuer.test",)), resolve)
+    with pytest.raises(FetchFailed, match="did not answer"):
+        await fetcher.ask(f"https://issuer.test/{path}", None, headers={"authorization": f"Bearer {token}"})
 
 
 def test_private_members_and_weak_keys_never_reach_the_store() -> None:

@@ -89,7 +89,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
                 status, body = await self._send(parts, ca_pem, form, headers or {})
-        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError, OSError, TimeoutError) as error:
             raise FetchFailed(f"{parts.hostname} did not answer: {type(error).__name__}") from error
         try:
             document = json.loads(body)
@@ -135,6 +135,8 @@ class Fetcher:
         host = str(parts.hostname)
         if parts.scheme != "https" and not (parts.scheme == "http" and _listed(host, self._policy.allow_http_hosts)):
             raise FetchFailed("url must use https scheme")
+        if not host.isascii():
+            raise FetchFailed("url host must be written in ASCII (xn--)")
         default = 443 if parts.scheme == "https" else 80
         if parts.port not in (None, default, *self._policy.allow_ports):
             raise FetchFailed("url must use port 443")
