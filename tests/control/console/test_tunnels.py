@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qanat.control.store.tables import TunnelRow
 from tests.support.console import Person, sign_in, text_of
 from tests.support.control import ControlThread
 from tests.support.pki import throwaway_ca, throwaway_server
@@ -86,3 +87,33 @@ def test_archiving_asks_for_the_id_and_is_for_good(person: Person) -> None:
     assert tunnel_id in person.get("/tunnels?show=archived").text
     page = person.get(f"/tunnels/{tunnel_id}").text
     assert "Show token" not in page
+
+
+def test_archived_tunnels_do_not_push_live_ones_off_the_list(control: ControlThread) -> None:
+    person = sign_in(control.new_tenant())
+    tunnel_id = new_tunnel(person, "oldest")
+    control.run(add_archived(control, tunnel_id, 1001))
+    assert "oldest" in text_of(person.get("/tunnels"))
+    everything = text_of(person.get("/tunnels?show=all"))
+    assert "oldest" in everything
+    assert everything.count("Archived") > 900
+
+
+async def add_archived(control: ControlThread, tunnel_id: str, count: int) -> None:
+    """So many that were created later than this one."""
+    context = control.operations.context
+    async with context.database.write() as session:
+        model = await session.get_one(TunnelRow, tunnel_id)
+        columns = {column.key: getattr(model, column.key) for column in TunnelRow.__table__.columns}
+        now = context.now()
+        for number in range(count):
+            id = context.new_id("tnl")
+            own = {
+                "id": id,
+                "uuid": f"{id}-uuid",
+                "domain": f"{id}.example".lower(),
+                "created_at": now,
+                "archived_at": now,
+            }
+            own |= {"display_name": f"ci-{number}", "token_id": id}
+            session.add(TunnelRow(**{**columns, **own}))

@@ -17,6 +17,7 @@ from qanat.control.nouns import Certificate, Tunnel
 from qanat.control.operations.pages import PageRequest
 
 FILTERS = ("active", "archived", "all")
+LIVE = PageRequest(limit=1000)
 EVERYTHING = PageRequest(limit=1000, include_archived=True)
 
 
@@ -37,11 +38,12 @@ async def render_rows(visit: Visit) -> str:
 
 async def _rows(visit: Visit) -> dict[str, Any]:
     """The tunnels that were asked for, and what is true of each."""
-    wanted = visit.request.query_params.get("show", "active")
-    found = await visit.operations.tunnels.list_page(visit.actor, EVERYTHING)
-    tunnels = [
-        tunnel for tunnel in found.data if wanted == "all" or (tunnel.archived_at is not None) == (wanted == "archived")
-    ]
+    wanted, list_page = visit.request.query_params.get("show", "active"), visit.operations.tunnels.list_page
+    tunnels = [] if wanted == "archived" else (await list_page(visit.actor, LIVE)).data
+    if wanted in ("archived", "all"):  # asked for apart: archived ones are without limit, and must not hide a live one
+        newest = (await list_page(visit.actor, EVERYTHING)).data
+        tunnels = [*tunnels, *(tunnel for tunnel in newest if tunnel.archived_at is not None)]
+        tunnels.sort(key=lambda tunnel: tunnel.created_at, reverse=True)
     return {"wanted": wanted, "tunnels": tunnels, "verdicts": await _verdicts(visit, tunnels)}
 
 
@@ -53,14 +55,16 @@ def _form_of(visit: Visit) -> dict[str, str]:
 async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
     """What is true of each tunnel of the list."""
     operations, now = visit.operations, visit.operations.context.now()
-    ids = [tunnel.id for tunnel in tunnels]
+    ids = [tunnel.id for tunnel in tunnels if tunnel.archived_at is None]
     connected, watched = await operations.connectors.of_tunnels(ids), await operations.watches.of_tunnels(ids)
     edge_is_up = await operations.connectors.edge_is_up()
     verdicts = {}
     for tunnel in tunnels:
-        certificates = await operations.certificates.list_page(visit.actor, tunnel.id, LIVE_CERTIFICATES)
+        certificates: list[Certificate] = []
+        if tunnel.archived_at is None:
+            certificates = (await operations.certificates.list_page(visit.actor, tunnel.id, LIVE_CERTIFICATES)).data
         routes = watched.get(tunnel.id, [])
-        verdicts[tunnel.id] = judge(tunnel, certificates.data, connected.get(tunnel.id, []), routes, edge_is_up, now)
+        verdicts[tunnel.id] = judge(tunnel, certificates, connected.get(tunnel.id, []), routes, edge_is_up, now)
     return verdicts
 
 
