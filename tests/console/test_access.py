@@ -102,6 +102,22 @@ def test_a_phone_never_scrolls_sideways(console: ConsoleBrowser, tunnel: str, ca
         assert wide == {}
 
 
+def test_a_long_name_and_a_button_below_a_field_fit_on_a_phone(console: ConsoleBrowser, called: None) -> None:
+    operations, actor = console.running.stack.control.operations, console.actor
+    tunnel = console.new_tunnel("w" * 255)
+    console.running.run(operations.certificates.create(actor, tunnel, make_ca()))
+    console.running.run(operations.watches.add(actor, tunnel, "wiki", "/mcp"))
+    with console.page(width=PHONE) as page:
+        for path in ("/agents", "/playground", f"/tunnels/{tunnel}"):
+            page.goto(f"{console.url}{path}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE, path
+        field, button = page.locator("#confirm").bounding_box(), page.get_by_text("Archive tunnel").bounding_box()
+        assert field is not None
+        assert button is not None
+        assert button["y"] - field["y"] - field["height"] >= 8
+    console.archive(tunnel)
+
+
 def keep(urls: list[str], request: Request) -> None:
     urls.append(request.url)
 
