@@ -291,3 +291,5 @@ def test_a_person_who_calls_too_often_has_to_wait(tenant: Tenant, gateway: FakeG
         person = sign_in(thread.new_tenant())
         where = place(person)
         assert [person.post("/playground", **where).status_code for _ in range(2)] == [502, 429]
+        same_name = sign_in(thread.new_tenant())
+        assert same_name.post("/playground", **place(same_name)).status_code == 502, "of another organization"

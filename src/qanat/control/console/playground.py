@@ -62,7 +62,7 @@ async def try_it(visit: Visit) -> Response:
     form: dict[str, str] = visit.request.state.form
     trials: Buckets = visit.request.app.state.trials
     try:
-        trials.take(visit.session.user)
+        trials.take(f"{visit.session.organization_id} {visit.session.user}")
         tool, token = form.get("tool") or None, form.pop("token", "").strip()
         wish = Wish(
             form.get("route", ""), form.get("path", ""), tool, read_arguments(form) if tool else None,
