@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.console.conftest import SCRIPT
 from tests.console.test_access import tab_to
-from tests.console.test_identity import create_rule, issuer
+from tests.console.test_identity import create_rule, issuer, name_of
 from tests.support.browser import ConsoleBrowser
 from tests.support.control import ControlThread, control_config
 from tests.support.openid_stub import openid_stub
@@ -105,8 +105,8 @@ def test_a_tunnel_is_created_with_programmatic_access_by_an_existing_rule_or_a_n
             page.get_by_label("Federation rule").select_option("new")
             if not page.locator("#rule-name").is_visible():
                 page.locator("summary", has_text="Create federation rule").click()
-            page.locator("#rule-name").fill(f"{name} of its own")
-            page.locator("#rule-issuer").select_option(label=issuer)
+            page.locator("#rule-name").fill(f"{name}-of-its-own")
+            page.locator("#rule-issuer").select_option(label=name_of(issuer))
             page.locator("#rule-account").select_option(label=name)
             page.locator("#rule-subject").fill("repo:acme/web")
         else:
@@ -117,7 +117,7 @@ def test_a_tunnel_is_created_with_programmatic_access_by_an_existing_rule_or_a_n
     row = (
         page.get_by_role("region", name="Federation rules, table")
         .get_by_role("row")
-        .filter(has_text=f"{name} of its own")
+        .filter(has_text=f"{name}-of-its-own")
     )
     expect(row).to_contain_text("workspace:manage_tunnels")
 
@@ -158,12 +158,12 @@ def fill_by_keyboard(page: Page, form: str, fields: dict[str, str]) -> None:
 def test_identity_and_keys_work_by_keyboard_alone(page: Page, console: ConsoleBrowser, issuer: str) -> None:
     page.on("dialog", lambda dialog: dialog.accept())
     page.goto(f"{console.url}/identity")
-    fill_by_keyboard(page, "Create service account", {"Name": "by keyboard"})
-    rule = {"Name": "typed rule", "Issuer": issuer, "Subject": "repo:acme/web", "Service account": "by keyboard"}
+    fill_by_keyboard(page, "Create service account", {"Name": "by-keyboard"})
+    rule = {"Name": "typed-rule", "Issuer": name_of(issuer), "Subject": "repo:acme/web", "Service account": "by-keyboard"}
     fill_by_keyboard(page, "Create federation rule", rule)
-    row = page.get_by_role("row").filter(has_text="typed rule").first
-    expect(row).to_contain_text(issuer)
-    tab_to(page, "typed rule")
+    row = page.get_by_role("row").filter(has_text="typed-rule").first
+    expect(row).to_contain_text(name_of(issuer))
+    tab_to(page, "typed-rule")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Connect a workload")).to_be_visible()
     page.goto(f"{console.url}/keys")
