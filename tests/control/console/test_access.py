@@ -62,6 +62,16 @@ def test_a_chosen_rule_is_enabled_in_the_tunnels_workspace_and_its_account_joins
     assert member.workspace_role == "workspace_developer"
 
 
+@pytest.mark.parametrize("name", ["", "one too many"])
+def test_a_tunnel_that_is_refused_leaves_no_rule_behind(tenant: Tenant, name: str) -> None:
+    person = sign_in(tenant)
+    for number in range(10):
+        person.post("/tunnels", name=f"t{number}")
+    fields = {"rule_name": "deploy", "subject_prefix": "x", **parts(tenant)}
+    assert person.post("/tunnels", name=name, programmatic="on", rule="new", **fields).status_code == 400
+    assert 'value="fdrl_' not in person.get("/tunnels").text
+
+
 def test_without_a_rule_no_tunnel_is_made_and_what_was_typed_stays(tenant: Tenant) -> None:
     person = sign_in(tenant)
     answer = person.post("/tunnels", name="stays", programmatic="on", rule="fdrl_01nope")

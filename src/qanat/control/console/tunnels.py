@@ -70,10 +70,12 @@ async def _verdicts(visit: Visit, tunnels: list[Tunnel]) -> dict[str, Verdict]:
 
 async def create(visit: Visit) -> Response:
     """Create a tunnel and show its page."""
+    name, tunnels = _form_of(visit).get("name", ""), visit.operations.tunnels
     try:
         if _form_of(visit).get("programmatic") == "on":
+            await tunnels.check(visit.actor, name)
             await access.set_up(visit)
-        tunnel = await visit.operations.tunnels.create(visit.actor, visit.request.state.form.get("name", ""))
+        tunnel = await tunnels.create(visit.actor, name)
     except Refused as error:
         return await list_tunnels(visit, error)
     return go(f"/tunnels/{tunnel.id}", "created")

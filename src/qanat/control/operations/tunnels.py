@@ -64,6 +64,14 @@ class Tunnels:
         context.wake_followers()
         return show(row)
 
+    async def check(self, actor: Actor, display_name: str) -> None:
+        """Raises what `create` would, for who has to do something else first."""
+        check_name(display_name)
+        assert actor.workspace_id is not None, "tunnels are created in a workspace"
+        async with self._context.database.read() as session:
+            await self._check_workspace(session, actor.workspace_id)
+            await self._check_limit(session, actor.organization_id)
+
     async def retrieve(self, actor: Actor, tunnel_id: str) -> Tunnel:
         """Raises `NotFound`, `PermissionDenied`."""
         async with self._context.database.read() as session:
