@@ -10,12 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from qanat.control.assertions import usable_keys
 from qanat.control.config import FetchPolicy
 from qanat.control.fetching import Fetcher, FetchFailed
+from qanat.control.operations.issuers import IssuerChange
 from tests.support.control import ControlThread, SteppedClock, Tenant
 from tests.support.federation import EC_KEY, INLINE, RSA_KEY, Federated, federate, jwk, ok, sign
 from tests.support.pki import throwaway_ca, throwaway_server
@@ -34,6 +36,8 @@ class Provider:
         self.keys: list[dict[str, Any]] = [jwk(RSA_KEY, "rsa")]
         self.fetched: list[str] = []
         self.down = False
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What happens while somebody waits for the keys."""
         ca = throwaway_ca("provider")
         self.ca_pem = ca.certificate_pem.decode()
         server = throwaway_server(ca, HOST)
@@ -59,6 +63,8 @@ class Provider:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         self.fetched.append(request.path)
+        if request.path == "/keys":
+            self.meanwhile()
         documents = {
             "/.well-known/openid-configuration": {"issuer": self.url, "jwks_uri": f"{self.url}/keys"},
             "/keys": {"keys": self.keys},
@@ -258,3 +264,38 @@ def test_private_members_and_weak_keys_never_reach_the_store() -> None:
     assert [key["kid"] for key in kept] == ["a"]
     assert set(kept[0]) == {"kty", "kid", "use", "n", "e"} | ({"key_ops"} & set(kept[0]))
     assert usable_keys([jwk(EC_KEY, "ec")])[0]["crv"] == "P-256"
+
+
+def change_issuer(federated: Federated, **fields: Any) -> httpx2.Response:
+    with federated.tenant.as_operator() as http:
+        return http.post(f"{API}/{federated.issuer_id}", json=fields)
+
+
+def test_keys_of_a_source_that_was_replaced_meanwhile_are_not_believed(
+    relaxed: tuple[Tenant, SteppedClock], provider: Provider
+) -> None:
+    federated = discovered(relaxed[0], provider)
+    new = {"type": "explicit_url", "url": f"{provider.url}/nothing", "ca_cert_pem": provider.ca_pem}
+    provider.meanwhile = lambda: ok(change_issuer(federated, jwks=new))
+    assert federated.exchange().status_code == 401
+    assert federated.exchange().status_code == 401
+    assert provider.fetched == ["/.well-known/openid-configuration", "/keys", "/nothing"]
+
+
+def test_an_update_does_not_bring_back_keys_that_were_replaced_meanwhile(
+    start_control: Callable[..., ControlThread],
+) -> None:
+    async def resolve_slowly(host: str, port: int) -> list[str]:
+        if host == "moved.example":
+            await control.operations.issuers.update(tenant.actor, federated.issuer_id, IssuerChange(jwks=INLINE))
+        return ["93.184.216.34"]
+
+    control = start_control(resolve=resolve_slowly)
+    tenant = control.new_tenant()
+    federated = federate(tenant, issuer={"issuer_url": "https://public.example", "jwks": {"type": "discovery"}})
+    refused = change_issuer(federated, issuer_url="https://moved.example")
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (409, "false")
+    with tenant.as_operator() as http:
+        issuer = ok(http.get(f"{API}/{federated.issuer_id}"))
+    assert (issuer["issuer_url"], issuer["jwks"]["type"]) == ("https://public.example", "inline")
+    ok(change_issuer(federated, issuer_url="https://moved.example"))

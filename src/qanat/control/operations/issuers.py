@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from qanat.control.assertions import usable_keys
-from qanat.control.errors import Invalid, NotFound, PermissionDenied
+from qanat.control.errors import Conflict, Invalid, NotFound, PermissionDenied
 from qanat.control.fetching import Fetcher, FetchFailed, parse_url
 from qanat.control.nouns import Issuer, Page, PollStatus
 from qanat.control.operations.authentication import DEVELOPER, INFERENCE
@@ -89,18 +89,23 @@ class Issuers:
         return Page(data=[await self._show(row) for row in rows], next_page=next_page)
 
     async def update(self, actor: Actor, issuer_id: str, change: IssuerChange) -> Issuer:
-        """Raises `Invalid` for an archived issuer, or a shared one whose rules pin no tenant."""
+        """Raises `Invalid` for an archived issuer, or a shared one whose rules pin no tenant; `Conflict`."""
         context = self._context
-        current = await self.retrieve(actor, issuer_id)
+        async with context.database.read() as session:
+            before = await find_issuer(session, actor, issuer_id)
         jwks = None
         if change.jwks is not None or change.issuer_url is not None:
-            jwks = await self._check_source(change.issuer_url or current.issuer_url, change.jwks or dict(current.jwks))
+            known = dict((await self._show(before)).jwks)
+            jwks = await self._check_source(change.issuer_url or before.issuer_url, change.jwks or known)
         async with context.database.write() as session:
             await lock_organization(session, actor.organization_id)
             row = await find_issuer(session, actor, issuer_id)
             await self._check_may_touch(session, actor, row)
             if row.archived_at is not None:
                 raise Invalid("", "issuer is archived")
+            # Names were looked up in between: keys that somebody has replaced meanwhile must not come back.
+            if jwks is not None and source_of(row) != source_of(before):
+                raise Conflict("the issuer was changed by somebody else meanwhile; look at it and try again")
             if change.name is not None and change.name != row.name:
                 await check_free_name(session, IssuerRow, actor.organization_id, change.name)
                 row.name = change.name
@@ -202,6 +207,11 @@ def _check(parse: Any, field: str) -> None:
         parse()
     except FetchFailed as error:
         raise Invalid(field, error.reason) from None
+
+
+def source_of(row: IssuerRow) -> tuple[object, ...]:
+    """What decides whose keys are believed; it differs as soon as any of it was replaced."""
+    return row.issuer_url, row.jwks, row.ca_sealed
 
 
 async def issuer_ca(context: Context, row: IssuerRow) -> str | None:

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from qanat.control.assertions import Assertion, Denied, find_key, usable_keys
 from qanat.control.fetching import Fetcher, FetchFailed
 from qanat.control.operations.context import Context
-from qanat.control.operations.issuers import issuer_ca
+from qanat.control.operations.issuers import issuer_ca, source_of
 from qanat.control.store.tables import IssuerRow
 from qanat.logger import get_logger
 
@@ -129,13 +129,14 @@ class KeySets:
         now = self._context.now()
         async with self._context.database.write() as session:
             row = await session.get_one(IssuerRow, issuer.id, with_for_update=True)
-            row.last_fetched_at, row.next_poll_at = now, now + FRESH
-            if keys is not None:
-                row.cached_keys, row.cached_at, row.consecutive_failures = {"keys": keys}, now, 0
-            else:
-                row.consecutive_failures += 1
-            if row.consecutive_failures >= MAX_FAILURES:
-                row.jwks_polling_disabled_at, row.next_poll_at = row.jwks_polling_disabled_at or now, None
+            if source_of(row) == source_of(issuer):  # else they are the keys of a source that nobody believes any more
+                row.last_fetched_at, row.next_poll_at = now, now + FRESH
+                if keys is not None:
+                    row.cached_keys, row.cached_at, row.consecutive_failures = {"keys": keys}, now, 0
+                else:
+                    row.consecutive_failures += 1
+                if row.consecutive_failures >= MAX_FAILURES:
+                    row.jwks_polling_disabled_at, row.next_poll_at = row.jwks_polling_disabled_at or now, None
         _copy(row, issuer)
 
     async def poll(self) -> None:
