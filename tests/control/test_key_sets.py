@@ -206,6 +206,56 @@ def test_polling_pauses_after_ten_failures_and_is_resumed_by_hand(
     assert resumed["poll_status"]["next_poll_at"] is not None
 
 
+def poll_until_it_pauses(federated: Federated, clock: SteppedClock) -> None:
+    for _ in range(10):
+        federated.tenant.control.run(federated.tenant.control.operations.housekeeping.poll_issuers())
+        clock.advance(minutes=16)
+
+
+def test_exchanges_during_a_short_outage_do_not_pause_the_polling(
+    relaxed: tuple[Tenant, SteppedClock], provider: Provider
+) -> None:
+    tenant, clock = relaxed
+    federated = discovered(tenant, provider)
+    provider.down = True
+    for _ in range(12):
+        assert federated.exchange().status_code == 401
+        clock.advance(seconds=11)
+    with tenant.as_operator() as http:
+        issuer = ok(http.get(f"{API}/{federated.issuer_id}"))
+    assert (issuer["jwks_polling_disabled_at"], issuer["poll_status"]["consecutive_failures"]) == (None, 1)
+    provider.down = False
+    now = int(clock.now().timestamp())
+    ok(federated.exchange(federated.assertion(iat=now, exp=now + 300)))
+
+
+def test_a_key_found_while_polling_is_paused_does_not_resume_it(
+    relaxed: tuple[Tenant, SteppedClock], provider: Provider
+) -> None:
+    tenant, clock = relaxed
+    federated = discovered(tenant, provider)
+    ok(federated.exchange())
+    provider.down = True
+    clock.advance(minutes=16)
+    poll_until_it_pauses(federated, clock)
+    provider.down = False
+    federated.exchange(sign(federated.claims(), kid="unknown"))
+    with tenant.as_operator() as http:
+        issuer = ok(http.get(f"{API}/{federated.issuer_id}"))
+    assert issuer["jwks_polling_disabled_at"] is not None
+    assert (issuer["poll_status"]["consecutive_failures"], issuer["poll_status"]["next_poll_at"]) == (0, None)
+
+
+def test_another_source_is_polled_from_the_beginning(relaxed: tuple[Tenant, SteppedClock], provider: Provider) -> None:
+    federated = discovered(relaxed[0], provider)
+    provider.down = True
+    poll_until_it_pauses(federated, relaxed[1])
+    source = {"type": "explicit_url", "url": f"{provider.url}/keys", "ca_cert_pem": provider.ca_pem}
+    changed = ok(change_issuer(federated, jwks=source))
+    assert (changed["jwks_polling_disabled_at"], changed["poll_status"]["consecutive_failures"]) == (None, 0)
+    assert changed["poll_status"]["next_poll_at"] is not None
+
+
 @requirement("workload-identity:24")
 @pytest.mark.parametrize(
     "url",

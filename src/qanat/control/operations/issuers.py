@@ -172,7 +172,8 @@ class Issuers:
         ca_pem = jwks.get("ca_cert_pem")
         row.jwks = {name: value for name, value in jwks.items() if name != "ca_cert_pem"}
         row.ca_sealed = None if ca_pem is None else self._context.vault.seal(ca_pem.encode(), f"issuer {row.id}")
-        row.cached_keys = row.cached_at = None
+        row.cached_keys = row.cached_at = row.jwks_polling_disabled_at = None
+        row.consecutive_failures = 0
         row.next_poll_at = None if jwks["type"] == "inline" else self._context.now()
 
     async def _show(self, row: IssuerRow) -> Issuer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select
@@ -130,13 +130,7 @@ class KeySets:
         async with self._context.database.write() as session:
             row = await session.get_one(IssuerRow, issuer.id, with_for_update=True)
             if source_of(row) == source_of(issuer):  # else they are the keys of a source that nobody believes any more
-                row.last_fetched_at, row.next_poll_at = now, now + FRESH
-                if keys is not None:
-                    row.cached_keys, row.cached_at, row.consecutive_failures = {"keys": keys}, now, 0
-                else:
-                    row.consecutive_failures += 1
-                if row.consecutive_failures >= MAX_FAILURES:
-                    row.jwks_polling_disabled_at, row.next_poll_at = row.jwks_polling_disabled_at or now, None
+                _note(row, keys, now)
         _copy(row, issuer)
 
     async def poll(self) -> None:
@@ -147,6 +141,22 @@ class KeySets:
         for row in rows:
             async with self._lock(row.id):
                 await self._refresh(row)
+
+
+def _note(row: IssuerRow, keys: list[dict[str, Any]] | None, now: datetime) -> None:
+    """Write down the outcome of a fetch; `keys` is None when it failed."""
+    due = row.next_poll_at is not None and row.next_poll_at <= now
+    row.last_fetched_at = now
+    if keys is not None:
+        row.cached_keys, row.cached_at, row.consecutive_failures = {"keys": keys}, now, 0
+    elif due:  # exchanges ask as often as every ten seconds: were these counted, an outage of two minutes would do
+        row.consecutive_failures += 1
+    if row.consecutive_failures >= MAX_FAILURES:
+        row.jwks_polling_disabled_at = row.jwks_polling_disabled_at or now
+    if row.jwks_polling_disabled_at is not None:
+        row.next_poll_at = None
+    elif keys is not None or due:
+        row.next_poll_at = now + FRESH
 
 
 def _copy(source: IssuerRow, target: IssuerRow) -> None:
