@@ -36,6 +36,7 @@ class Provider:
         self.keys: list[dict[str, Any]] = [jwk(RSA_KEY, "rsa")]
         self.fetched: list[str] = []
         self.down = False
+        self.keys_path = "/keys"
         self.meanwhile: Callable[[], object] = lambda: None
         """What happens while somebody waits for the keys."""
         ca = throwaway_ca("provider")
@@ -66,7 +67,7 @@ class Provider:
         if request.path == "/keys":
             self.meanwhile()
         documents = {
-            "/.well-known/openid-configuration": {"issuer": self.url, "jwks_uri": f"{self.url}/keys"},
+            "/.well-known/openid-configuration": {"issuer": self.url, "jwks_uri": f"{self.url}{self.keys_path}"},
             "/keys": {"keys": self.keys},
         }
         body = json.dumps(documents.get(request.path, {})).encode()
@@ -349,3 +350,55 @@ def test_an_update_does_not_bring_back_keys_that_were_replaced_meanwhile(
         issuer = ok(http.get(f"{API}/{federated.issuer_id}"))
     assert (issuer["issuer_url"], issuer["jwks"]["type"]) == ("https://public.example", "inline")
     ok(change_issuer(federated, issuer_url="https://moved.example"))
+
+
+@pytest.mark.parametrize("pem", ["no certificate", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----", "é"])
+def test_a_ca_that_cannot_be_used_is_refused(
+    relaxed: tuple[Tenant, SteppedClock], provider: Provider, pem: str
+) -> None:
+    pem = pem + provider.ca_pem if pem == "é" else pem
+    source = {"type": "discovery", "ca_cert_pem": pem}
+    with relaxed[0].as_operator() as http:
+        refused = http.post(API, json={"name": "x", "issuer_url": provider.url, "jwks": source})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith("jwks.ca_cert_pem: ")
+
+
+def test_a_url_that_no_request_can_carry_is_refused(tenant: Tenant) -> None:
+    with tenant.as_operator() as http:
+        refused = http.post(API, json={"name": "x", "issuer_url": "https://exämple.com"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith("issuer_url: url must be ASCII")
+
+
+@pytest.mark.parametrize("nonsense", ["a url that is too long", "a member that is no text"])
+def test_a_provider_that_answers_nonsense_denies_its_own_exchanges_only(
+    relaxed: tuple[Tenant, SteppedClock], provider: Provider, nonsense: str
+) -> None:
+    tenant, clock = relaxed
+    federated = discovered(tenant, provider)
+    if nonsense == "a url that is too long":
+        provider.keys_path = "/" + "a" * 70_000
+    else:
+        provider.keys = [jwk(RSA_KEY, "rsa") | {"key_ops": float("nan")}]
+    assert federated.exchange().status_code == 401
+    assert federated.reasons() == ["jwks_unavailable"]
+    clock.advance(minutes=16)
+    tenant.control.run(tenant.control.operations.housekeeping.poll_issuers())
+
+
+def test_a_bug_with_one_issuer_keeps_no_other_from_being_polled(
+    relaxed: tuple[Tenant, SteppedClock], provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, _ = relaxed
+    for other in (tenant, tenant.control.new_tenant()):
+        discovered(other, provider)
+    asked: list[str] = []
+
+    async def broken(fetcher: Fetcher, url: str, ca_pem: str | None) -> str:
+        asked.append(url)
+        raise RuntimeError
+
+    monkeypatch.setattr(Fetcher, "discover", broken)
+    tenant.control.run(tenant.control.operations.housekeeping.poll_issuers())
+    assert len(asked) == 2

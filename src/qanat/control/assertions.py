@@ -177,6 +177,8 @@ def usable_keys(keys: Sequence[object]) -> list[dict[str, Any]]:
 
 def _usable(key: Mapping[str, Any]) -> dict[str, Any] | None:
     public = {name: key[name] for name in _PUBLIC_MEMBERS if name in key}
+    if not all(_is_text(value) for value in public.values()):  # a number such as NaN is more than a database can hold
+        return None
     try:
         if public.get("kty") == "RSA":
             strong = jwt.PyJWK(public | {"alg": "RS256"}).key.key_size >= MIN_RSA_BITS
@@ -186,6 +188,10 @@ def _usable(key: Mapping[str, Any]) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError, jwt.PyJWTError):
         return None
     return public if strong else None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def summary(assertion: Assertion | None) -> dict[str, Any]:

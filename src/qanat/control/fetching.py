@@ -133,10 +133,10 @@ class Fetcher:
         """A URL that the policy lets be asked, as far as its text tells. Raises `FetchFailed`."""
         parts = parse_url(url)
         host = str(parts.hostname)
+        if not url.isascii():
+            raise FetchFailed("url must be ASCII; international host names are written as xn--…")
         if parts.scheme != "https" and not (parts.scheme == "http" and _listed(host, self._policy.allow_http_hosts)):
             raise FetchFailed("url must use https scheme")
-        if not host.isascii():
-            raise FetchFailed("url host must be written in ASCII (xn--)")
         default = 443 if parts.scheme == "https" else 80
         if parts.port not in (None, default, *self._policy.allow_ports):
             raise FetchFailed("url must use port 443")

@@ -19,6 +19,7 @@ from qanat.control.operations.pages import PageRequest, read_page
 from qanat.control.store.tables import IssuerRow, RuleRow
 from qanat.control.tenants import check_pinned
 from qanat.ids import is_well_formed
+from qanat.pki.material import CertificateRefused, load_certificates
 
 MAX_LIFETIME = 176_400
 DEFAULT_LIFETIME = 3600
@@ -161,6 +162,7 @@ class Issuers:
                     "jwks.keys", f"must hold 1 to {MAX_KEYS} keys, one of them RSA (2048 bits) or EC at least"
                 )
             return {"type": "inline", "keys": keys}
+        _check_ca(jwks.get("ca_cert_pem"))
         field, url = _dialled(issuer_url, jwks)
         try:
             await self._fetcher.check(url)
@@ -208,6 +210,17 @@ def _check(parse: Any, field: str) -> None:
         parse()
     except FetchFailed as error:
         raise Invalid(field, error.reason) from None
+
+
+def _check_ca(pem: str | None) -> None:
+    if pem is None:
+        return
+    try:
+        load_certificates(pem)
+    except CertificateRefused as refusal:
+        raise Invalid("jwks.ca_cert_pem", refusal.reason) from None
+    if not pem.isascii():  # all that OpenSSL reads
+        raise Invalid("jwks.ca_cert_pem", "must be ASCII")
 
 
 def source_of(row: IssuerRow) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import select
 
 from qanat.control.assertions import Assertion, Denied, find_key, usable_keys
+from qanat.control.errors import StoreUnavailable
 from qanat.control.fetching import Fetcher, FetchFailed
 from qanat.control.operations.context import Context
 from qanat.control.operations.issuers import issuer_ca, source_of
@@ -134,13 +135,18 @@ class KeySets:
         _copy(row, issuer)
 
     async def poll(self) -> None:
-        """Refetch the sets that are due."""
+        """Refetch the sets that are due. Raises `StoreUnavailable`."""
         due = (IssuerRow.next_poll_at <= self._context.now(), IssuerRow.archived_at.is_(None))
         async with self._context.database.read() as session:
             rows = (await session.scalars(select(IssuerRow).where(*due).limit(100))).all()
         for row in rows:
-            async with self._lock(row.id):
-                await self._refresh(row)
+            try:
+                async with self._lock(row.id):
+                    await self._refresh(row)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                log.exception("key set not polled", issuer=row.id)  # nor may a bug with one keep the others waiting
 
 
 def _note(row: IssuerRow, keys: list[dict[str, Any]] | None, now: datetime) -> None:
