@@ -415,3 +415,22 @@ def test_a_packed_answer_is_never_unpacked(relaxed: tuple[Tenant, SteppedClock],
     provider.packed = True
     assert federated.exchange().status_code == 401
     assert federated.reasons() == ["jwks_unavailable"]
+
+
+@pytest.mark.parametrize("change", ["/archive", ""])
+def test_a_rule_that_changed_while_keys_were_fetched_counts_as_it_is_now(
+    relaxed: tuple[Tenant, SteppedClock], provider: Provider, change: str
+) -> None:
+    tenant, _ = relaxed
+    source = {"type": "discovery", "ca_cert_pem": provider.ca_pem}
+    everywhere = {"applies_to_all_workspaces": True, "workspace_id": None}
+    federated = federate(tenant, issuer={"issuer_url": provider.url, "jwks": source}, rule=everywhere)
+    fields = {} if change else {"match": {"subject_prefix": "somebody-else"}}
+
+    def change_rule() -> None:
+        with tenant.as_operator() as http:
+            ok(http.post(f"/v1/organizations/federation_rules/{federated.rule_id}{change}", json=fields))
+
+    provider.meanwhile = change_rule
+    assert federated.exchange().status_code == 401
+    assert federated.reasons() == ["rule_archived" if change else "match_subject_prefix"]
