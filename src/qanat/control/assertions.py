@@ -17,6 +17,7 @@ import jwt
 from jwt.exceptions import InvalidKeyError
 
 MAX_ASSERTION = 16 * 1024
+MAX_DEPTH = 32
 SKEW = 30
 """Seconds by which clocks may differ."""
 MIN_RSA_BITS = 2048
@@ -75,9 +76,15 @@ def _json_part(text: str) -> dict[str, Any]:
         value = json.loads(_part(text), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError):
         raise Denied("jwt_malformed") from None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _is_deeper(value, MAX_DEPTH):
         raise Denied("jwt_malformed")
     return value
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """What can just be read may be too deep to be written into the history."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(depth == 0 or _is_deeper(child, depth - 1) for child in children)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
