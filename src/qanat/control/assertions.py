@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -47,10 +47,6 @@ class Assertion:
     def kid(self) -> str | None:
         kid = self.header.get("kid")
         return kid if isinstance(kid, str) else None
-
-    def with_kid(self, kid: str) -> Assertion:
-        """The same, as if its header named that key."""
-        return replace(self, header={**self.header, "kid": kid})
 
 
 def parse_assertion(text: str) -> Assertion:
@@ -106,12 +102,13 @@ def find_key(assertion: Assertion, keys: Sequence[Mapping[str, Any]]) -> Mapping
     """The key the header names, when it fits the algorithm."""
     algorithm = assertion.header["alg"]
     for key in keys:
-        if assertion.kid is not None and key.get("kid") == assertion.kid and _fits(key, algorithm):
+        if assertion.kid is not None and key.get("kid") == assertion.kid and fits(key, algorithm):
             return key
     return None
 
 
-def _fits(key: Mapping[str, Any], algorithm: str) -> bool:
+def fits(key: Mapping[str, Any], algorithm: str) -> bool:
+    """Whether a key is for signatures by that algorithm."""
     if key.get("use", "sig") != "sig" or key.get("alg", algorithm) != algorithm:
         return False
     if algorithm in _EC_CURVES:

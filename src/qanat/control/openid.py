@@ -22,6 +22,7 @@ from qanat.control.assertions import (
     check_claims,
     check_signature,
     find_key,
+    fits,
     parse_assertion,
 )
 from qanat.control.config import SingleSignOn
@@ -192,10 +193,10 @@ def judge_id_token(
 ) -> Mapping[str, Any]:
     """The claims of a good ID token (OpenID Connect Core 1.0, 3.1.3.7). Raises `Denied`."""
     parsed = parse_assertion(token)
-    check_algorithm(parsed)
+    algorithm = check_algorithm(parsed)
     key = find_key(parsed, keys)
     if key is None and parsed.kid is None and len(keys) == 1:
-        key = find_key(parsed.with_kid("only"), [{**keys[0], "kid": "only"}])
+        key = keys[0] if fits(keys[0], algorithm) else None
     if key is None:
         raise Denied("jwt_kid")
     check_signature(parsed, key)
