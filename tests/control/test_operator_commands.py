@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from qanat.cli import control as command
 from qanat.control.config import ControlConfig
 from qanat.control.operations.backup import BackupUnusable, back_up, restore
+from qanat.control.operations.context import Actor
 from qanat.control.operations.keyring import read_master_keys, write_master_keys
 from qanat.control.operations.rotation import rotate_master_key
 from qanat.control.server import open_database, open_operations
@@ -25,7 +26,7 @@ from qanat.control.store.tables import Table, TunnelRow
 from qanat.control.store.vault import KEY_SIZE, Key, Vault
 from qanat.errors import ConfigInvalid
 from tests.control.test_certificates import make_ca
-from tests.support.control import ControlThread, Tenant, control_config
+from tests.support.control import ControlThread, Tenant, control_config, recorded_logs
 from tests.support.federation import ok
 from tests.support.postgres import Postgres
 
@@ -64,6 +65,25 @@ async def test_a_replaced_bootstrap_credential_retires_the_old_one(tmp_path: Pat
         assert found.credential is None
         with pytest.raises(Exception, match="credential"):
             await operations.authentication.identify("sk-ant-oat01-" + "n" * 40)
+
+
+async def test_an_older_bootstrap_credential_may_come_back_unless_a_person_revoked_it(tmp_path: Path) -> None:
+    config = control_config(tmp_path)
+    old, new = "sk-ant-oat01-" + "o" * 40, "sk-ant-oat01-" + "n" * 40
+    for credential, retired in ((old, new), (new, old), (old, new)):
+        config.bootstrap_path.write_text(credential)
+        async with open_operations(config) as (operations, _):
+            assert (await operations.authentication.identify(credential)).operator
+            with pytest.raises(Exception, match="credential"):
+                await operations.authentication.identify(retired)
+    async with open_operations(config) as (operations, found):
+        credential_id = (await operations.authentication.identify(old)).credential_id
+        await operations.keys.revoke_token(Actor("user_ada", "session", found.organization_id), credential_id)
+    with recorded_logs() as logs:
+        async with open_operations(config) as (operations, _):
+            with pytest.raises(Exception, match="credential"):
+                await operations.authentication.identify(old)
+    assert any("bootstrap credential is revoked" in line for line in logs.lines)
 
 
 @pytest.mark.parametrize("text", ["", "short", "with space" + "x" * 40])

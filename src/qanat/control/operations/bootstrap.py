@@ -19,9 +19,11 @@ from qanat.control.store.migrations import upgrade
 from qanat.control.store.tables import AccessTokenRow, CounterRow, OrganizationRow, SealedRow, WorkspaceRow
 from qanat.control.store.vault import Vault
 from qanat.errors import ConfigInvalid
+from qanat.logger import get_logger
 
 MIN_CREDENTIAL = 32
 DEFAULT_COLOR = "#6C5BB9"
+log = get_logger("qanat.control")
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,11 @@ async def _ensure_credential_row(
 ) -> None:
     sha256, now = digest(credential.get_secret_value()), context.now()
     mine = (AccessTokenRow.kind == "bootstrap", AccessTokenRow.organization_id == organization.id)
-    others = (*mine, AccessTokenRow.sha256 != sha256, AccessTokenRow.revoked_at.is_(None))
-    await session.execute(update(AccessTokenRow).where(*others).values(revoked_at=now))
+    # Expired, not revoked: whoever puts an older one back into the file gets in again, unless a person revoked it.
+    others = (*mine, AccessTokenRow.sha256 != sha256, AccessTokenRow.expires_at.is_(None))
+    await session.execute(update(AccessTokenRow).where(*others).values(expires_at=now))
+    this = (*mine, AccessTokenRow.sha256 == sha256)
+    await session.execute(update(AccessTokenRow).where(*this).values(expires_at=None))
     token_id = context.new_id("oat")
     values: dict[str, object] = {
         "id": token_id,
@@ -135,3 +140,5 @@ async def _ensure_credential_row(
     if await insert_new(session, AccessTokenRow, sha256=sha256, **values):
         actor = Actor(id="local", kind="local", organization_id=organization.id)
         audit(session, context, actor, "bootstrap_credential.create", token_id)
+    elif (await session.get_one(AccessTokenRow, sha256)).revoked_at is not None:
+        log.warn("bootstrap credential is revoked", file=str(context.config.bootstrap_path))
