@@ -159,7 +159,12 @@ def test_identity_and_keys_work_by_keyboard_alone(page: Page, console: ConsoleBr
     page.on("dialog", lambda dialog: dialog.accept())
     page.goto(f"{console.url}/identity")
     fill_by_keyboard(page, "Create service account", {"Name": "by-keyboard"})
-    rule = {"Name": "typed-rule", "Issuer": name_of(issuer), "Subject": "repo:acme/web", "Service account": "by-keyboard"}
+    rule = {
+        "Name": "typed-rule",
+        "Issuer": name_of(issuer),
+        "Subject": "repo:acme/web",
+        "Service account": "by-keyboard",
+    }
     fill_by_keyboard(page, "Create federation rule", rule)
     row = page.get_by_role("row").filter(has_text="typed-rule").first
     expect(row).to_contain_text(name_of(issuer))
