@@ -239,6 +239,23 @@ def test_a_key_that_would_be_over_already_is_not_made(tenant: Tenant) -> None:
     assert refused.json()["error"]["message"].startswith("expires_at: must be in the future; leave it out")
 
 
+@pytest.mark.parametrize("end", ["9999-12-31T23:59:59-00:01", "9999-12-31T23:59:59-23:59"])
+def test_a_key_cannot_end_after_the_calendar(tenant: Tenant, end: str) -> None:
+    """It was kept, and then no list of keys could be written out any more."""
+    with tenant.as_operator() as http:
+        refused = http.post("/admin/v1/api_keys", json={"name": "late", "expires_at": end})
+        assert (refused.status_code, ok(http.get("/admin/v1/api_keys"))["data"]) == (400, [])
+        last = ok(http.post("/admin/v1/api_keys", json={"name": "last", "expires_at": "9999-12-31T23:59:59Z"}))
+        assert ok(http.get("/admin/v1/api_keys"))["data"][0]["expires_at"] == last["expires_at"]
+
+
+def test_history_begins_with_the_calendar(tenant: Tenant) -> None:
+    with tenant.as_operator() as http:
+        path = f"/admin/v1/tunnels/{ok(http.post('/v1/tunnels'))['id']}/traffic"
+        assert http.get(path, params={"until": "0001-01-01T00:00:00Z"}).status_code == 400
+        assert ok(http.get(path, params={"until": "1970-01-01T00:00:00+14:00"}))["data"] == []
+
+
 @requirement("workload-identity:33")
 def test_the_gateway_learns_who_a_credential_stands_for(start_control: Callable[..., ControlThread]) -> None:
     clock = SteppedClock()

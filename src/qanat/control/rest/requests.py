@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
@@ -22,6 +22,7 @@ from qanat.control.operations.pages import DEFAULT_LIMIT, PageRequest
 
 VERSIONS = ("2023-06-01", "2026-10-21")
 MAX_DEPTH = 32
+LAST = datetime.max.replace(tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 B = TypeVar("B", bound="Body")
 
@@ -129,7 +130,10 @@ def _to_moment(value: object) -> object:
     if isinstance(value, str):
         if not _RFC3339.fullmatch(value):
             raise ValueError("must be a time such as 2027-01-01T00:00:00Z")
-        return datetime.fromisoformat(value.upper())
+        moment = datetime.fromisoformat(value.upper())
+        if moment.year < 1970 or moment > LAST:  # beyond the calendar's ends in UTC: these cannot be written out
+            raise ValueError("must be a time from 1970 to 9999")
+        return moment
     return value if isinstance(value, datetime) else str(value)
 
 
