@@ -311,3 +311,20 @@ def test_a_tunnels_api_key_drives_a_tunnel_until_it_is_revoked(tenant: Tenant, c
     actions = [entry["action"] for entry in trail]
     assert actions[:3] == ["tunnels_api_key.revoke", "tunnel.reveal_token", "certificate.create"]
     assert next(entry for entry in trail if entry["action"] == "tunnel.create")["actor_id"] == made["id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/organizations/workspaces?ids[]=%00", 400),
+        ("/v1/organizations/federation_rules?issuer_id=%00", 400),
+        ("/admin/v1/access_tokens?kind=%00", 400),
+        ("/admin/v1/api_keys/%00", 404),
+        ("/admin/v1/access_tokens/%00/revoke", 404),
+    ],
+)
+def test_a_character_that_a_database_refuses_is_refused_before(tenant: Tenant, path: str, status: int) -> None:
+    with tenant.as_operator() as http:
+        answer = http.get(path) if "?" in path else http.post(path, json={"status": "active"})
+    assert answer.status_code == status
+    assert answer.headers["request-id"] == answer.json()["request_id"]

@@ -48,6 +48,7 @@ class Envelope:
         state["client_address"] = client_address(scope, self._trusted)
         started = self._clock.monotonic()
         try:
+            check_target(scope)
             await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:
             if not isinstance(error, Refused):
@@ -106,6 +107,14 @@ class _Exchange:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
+
+
+def check_target(scope: Scope) -> None:
+    """Raises `NotFound` or `Invalid` for the one character that PostgreSQL takes in no text."""
+    if "\0" in scope["path"]:
+        raise NotFound("path")
+    if b"%00" in scope["query_string"]:
+        raise Invalid("", "query must not hold a NUL character")
 
 
 def body_limit(path: str) -> int:
