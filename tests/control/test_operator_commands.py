@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from qanat.cli import control as command
 from qanat.control.config import ControlConfig
+from qanat.control.operations import Operations
 from qanat.control.operations.backup import BackupUnusable, back_up, restore
 from qanat.control.operations.context import Actor
 from qanat.control.operations.keyring import read_master_keys, write_master_keys
@@ -312,3 +315,40 @@ async def test_a_wrong_configuration_names_its_key(tmp_path: Path, settings: dic
             pass
     assert reason in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+async def test_a_backup_holds_nobody_up_and_sees_one_moment(tmp_path: Path) -> None:
+    config = control_config(tmp_path)
+    under_way, go_on = threading.Event(), threading.Event()
+
+    class SlowDisk(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if len(data) > 8 and not under_way.is_set():  # rows, and no header
+                under_way.set()
+                assert go_on.wait(60)
+            return super().write(data)
+
+    def work() -> int:
+        async def run() -> int:
+            async with open_database(config) as database:
+                return await back_up(database, SlowDisk())
+
+        return asyncio.run(run())
+
+    async with open_operations(config) as (operations, found):
+        actor = Actor("user_ada", "session", found.organization_id, found.default_workspace_id)
+        before = await _count_rows(operations)
+        backup = asyncio.create_task(asyncio.to_thread(work))
+        try:
+            assert await asyncio.to_thread(under_way.wait, 60)
+            async with asyncio.timeout(10):
+                await operations.tunnels.create(actor)
+        finally:
+            go_on.set()
+        assert await backup == before < await _count_rows(operations)
+
+
+async def _count_rows(operations: Operations) -> int:
+    async with operations.context.database.read() as session:
+        tables = Table.metadata.sorted_tables
+        return sum([(await session.execute(select(func.count()).select_from(table))).scalar_one() for table in tables])

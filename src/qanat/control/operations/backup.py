@@ -40,7 +40,7 @@ class BackupUnusable(QanatError):
 
 async def back_up(database: Database, file: IO[bytes]) -> int:
     """Write every row of one snapshot. Returns how many."""
-    async with database.engine.connect() as connection:
+    async with database.reader.connect() as connection:
         if not database.is_sqlite:
             await connection.execution_options(isolation_level="REPEATABLE READ")
         return await connection.run_sync(_write_rows, file)

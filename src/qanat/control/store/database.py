@@ -54,6 +54,11 @@ class Database:
         """The engine that may write: for migrations."""
         return self._writer
 
+    @property
+    def reader(self) -> AsyncEngine:
+        """The engine for long looks: with SQLite, nobody who writes waits for its transactions."""
+        return self._reader
+
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A transaction, committed on leaving and rolled back on an exception. Raises `StoreUnavailable`."""
