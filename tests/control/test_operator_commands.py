@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from typer.testing import CliRunner
 
 from qanat.cli import control as command
@@ -352,3 +352,12 @@ async def _count_rows(operations: Operations) -> int:
     async with operations.context.database.read() as session:
         tables = Table.metadata.sorted_tables
         return sum([(await session.execute(select(func.count()).select_from(table))).scalar_one() for table in tables])
+
+
+async def test_a_database_of_a_newer_version_is_named_and_left_alone(tmp_path: Path) -> None:
+    config = control_config(tmp_path)
+    async with open_database(config) as database, database.write() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = '9999_future'"))
+    with pytest.raises(ConfigInvalid, match="newer version"):
+        async with open_operations(config):
+            pass
