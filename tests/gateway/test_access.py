@@ -55,6 +55,15 @@ def test_without_the_control_plane_whoever_was_known_stays_known_for_a_while() -
     assert refused(gatekeeper, LIFETIME + STATIC + 1) == 500
 
 
+@pytest.mark.parametrize("workspace", ["abc", "wrkspc_", "wrkspc_a-b", "tnl_01abc", "wrkspc_a\0"])
+def test_a_workspace_that_is_none_is_the_callers_mistake_and_no_outage(workspace: str) -> None:
+    control = Unsteady()
+    control.down = True
+    with pytest.raises(APIError, match="anthropic-workspace-id") as caught:
+        asyncio.run(Gatekeeper(control).admit({"x-api-key": KEY, "anthropic-workspace-id": workspace}, 0))
+    assert caught.value.http_status == 400
+
+
 def test_a_token_that_is_over_is_not_taken_from_memory_with_or_without_the_control_plane() -> None:
     clock, control = SteppedClock(), Unsteady()
     control.principals[KEY] = principal().model_copy(update={"expires_at": clock.now() + timedelta(seconds=60)})

@@ -13,7 +13,7 @@ from qanat.api.internal import Change, Principal, TunnelRecord
 from qanat.clock import Clock, SystemClock
 from qanat.errors import QanatError
 from qanat.gateway.errors import APIError
-from qanat.ids import WorkspaceID
+from qanat.ids import WorkspaceID, is_well_formed
 from qanat.logger import get_logger
 
 log = get_logger("qanat.gateway")
@@ -55,14 +55,14 @@ class Gatekeeper:
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
     async def admit(self, headers: Mapping[str, str], now: float) -> Caller:
-        """The caller of the Messages API behind a request. Raises `APIError` (401, 403, 500)."""
+        """The caller of the Messages API behind a request. Raises `APIError` (400, 401, 403, 500)."""
         principal = await self._principal(headers, now)
         if principal.kind not in ("api_key", "access_token") or not principal.scopes & SCOPES:
             raise APIError(403, "This credential may not use the Messages API")
         return Caller(principal)
 
     async def admit_console(self, headers: Mapping[str, str], now: float) -> Caller:
-        """The person at the console behind a request, by their ticket. Raises `APIError` (401, 403, 500)."""
+        """The person at the console behind a request, by their ticket. Raises `APIError` (400, 401, 403, 500)."""
         principal = await self._principal(headers, now)
         if principal.kind != "playground":
             raise APIError(403, "This is for the console")
@@ -72,7 +72,11 @@ class Gatekeeper:
         credential = presented_in(headers)
         if credential is None:
             raise APIError(401, "x-api-key or authorization header is required")
-        principal = await self._identify(credential, headers.get("anthropic-workspace-id"), now)
+        workspace = headers.get("anthropic-workspace-id")
+        # The control plane refuses such a question, and that we could not tell from its being out of order.
+        if workspace and workspace != "default" and not is_well_formed("wrkspc", workspace):
+            raise APIError(400, "anthropic-workspace-id: must be a workspace id such as wrkspc_01…")
+        principal = await self._identify(credential, workspace, now)
         if principal is None:
             raise APIError(401, "invalid bearer token" if "authorization" in headers else "invalid x-api-key")
         return principal
