@@ -220,6 +220,16 @@ class ControlConfig(Section):
             raise ValueError("must be a host name such as tunnel.example.net")
         return value.lower()
 
+    @field_validator("public_url")
+    @classmethod
+    def _whole_url(cls, value: str) -> str:
+        # Whether cookies are for TLS alone, and which audiences count, is read off it.
+        parts = urlsplit(value)
+        whole = value.startswith(("https://", "http://")) and parts.hostname and not (parts.query or parts.fragment)
+        if value and not (whole and "@" not in parts.netloc and not any(char.isspace() for char in value)):
+            raise ValueError("must look like https://host")
+        return value
+
     @model_validator(mode="after")
     def _one_database(self) -> ControlConfig:
         if self.database_url is not None and self.database_url_file is not None:
