@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ def make_console(operations: Operations, closing: asyncio.Event) -> Starlette:
     console = Starlette(routes=routes, exception_handlers={Refused: _show_error, Exception: _show_bug})
     console.state.operations = operations
     console.state.closing = closing
+    console.state.streams = Counter()
     limits = operations.context.config.limits
     console.state.sign_ins = Buckets(limits.sign_ins_per_minute, operations.context.clock)
     console.state.trials = Buckets(limits.playground_calls_per_minute, operations.context.clock)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
@@ -23,6 +24,9 @@ SILENCE = 3.0
 LONGEST = 600.0
 """Seconds a stream lives; the browser opens the next one, and is asked again who it is."""
 
+MOST = 50
+"""Streams that one person may have open: each asks the store once a second."""
+
 Render = Callable[[Visit], Awaitable[str]]
 
 
@@ -32,9 +36,25 @@ def stream(render: Render) -> Callable[[Visit], Awaitable[Response]]:
     async def handler(visit: Visit) -> Response:
         first = await render(visit)
         headers = {**SECURITY_HEADERS, "x-accel-buffering": "no"}
-        return StreamingResponse(_events(visit, render, first), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(_counted(visit, render, first), media_type="text/event-stream", headers=headers)
 
     return handler
+
+
+async def _counted(visit: Visit, render: Render, first: str) -> AsyncIterator[bytes]:
+    """The events, or nothing for somebody who has too many streams open."""
+    streams: Counter[str] = visit.request.app.state.streams
+    person = visit.session.user
+    if streams[person] >= MOST:
+        yield b"retry: 60000\n\n"
+        return
+    streams[person] += 1
+    try:
+        async for event in _events(visit, render, first):
+            yield event
+    finally:
+        streams[person] -= 1
+        streams += Counter()  # forgets whom nothing is counted for
 
 
 async def _events(visit: Visit, render: Render, first: str) -> AsyncIterator[bytes]:
