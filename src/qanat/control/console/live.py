@@ -44,7 +44,7 @@ def stream(render: Render) -> Callable[[Visit], Awaitable[Response]]:
 async def _counted(visit: Visit, render: Render, first: str) -> AsyncIterator[bytes]:
     """The events, or nothing for somebody who has too many streams open."""
     streams: Counter[str] = visit.request.app.state.streams
-    person = visit.session.user
+    person = f"{visit.session.organization_id} {visit.session.user}"
     if streams[person] >= MOST:
         yield b"retry: 60000\n\n"
         return
