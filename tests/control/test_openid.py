@@ -10,7 +10,7 @@ import pytest
 
 from qanat.control.assertions import Denied
 from qanat.control.config import SingleSignOn
-from qanat.control.openid import judge_id_token
+from qanat.control.openid import NoRole, judge_id_token, read_person, role_of
 from tests.support.federation import EC_KEY, RSA_KEY, jwk, sign
 
 SSO = SingleSignOn(issuer="https://id.example", client_id="console", manage=("operators",))
@@ -37,3 +37,14 @@ def test_a_providers_only_key_need_not_be_named(key: dict[str, Any]) -> None:
 def test_no_key_is_guessed(keys: list[dict[str, Any]]) -> None:
     with pytest.raises(Denied, match="jwt_kid"):
         judge(*keys)
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_an_address_gives_a_role_only_when_it_counts(verified: bool) -> None:
+    sso = SSO.model_copy(update={"roles_claim": "email", "manage": ("ada@example.com",)})
+    person = read_person({"sub": "x", "email": "ada@example.com", "email_verified": verified}, {}, sso)
+    if verified:
+        assert role_of(person, sso) == "manager"
+        return
+    with pytest.raises(NoRole):
+        role_of(person, sso)

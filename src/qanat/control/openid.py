@@ -262,13 +262,15 @@ def is_complete(claims: Mapping[str, Any], sso: SingleSignOn) -> bool:
 
 def read_person(claims: Mapping[str, Any], more: Mapping[str, Any], sso: SingleSignOn) -> Person:
     """The person in an ID token, and in what the provider's userinfo adds to it."""
-    roles = find_claim(claims, sso.roles_claim)
-    roles = find_claim(more, sso.roles_claim) if roles is None else roles
-    listed = [roles] if isinstance(roles, str) else roles if isinstance(roles, list) else []
     source = claims if "email" in claims else more
     email = source.get("email")
     counts = not sso.require_verified_email or source.get("email_verified") in (True, "true")
     usable = isinstance(email, str) and counts and email.count("@") == 1 and email.isprintable()
+    roles = find_claim(claims, sso.roles_claim)
+    roles = find_claim(more, sso.roles_claim) if roles is None else roles
+    if sso.roles_claim == "email" and not usable:
+        roles = None  # whoever may write any address into a profile would be whom they like
+    listed = [roles] if isinstance(roles, str) else roles if isinstance(roles, list) else []
     return Person(claims["sub"], email if usable else None, frozenset(item for item in listed if isinstance(item, str)))
 
 
