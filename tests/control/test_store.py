@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from qanat.control.errors import Invalid, MasterKeyMissing
+from qanat.control.errors import Invalid, MasterKeyMissing, StoreUnavailable
 from qanat.control.operations.pages import make_cursor, read_cursor
 from qanat.control.server import open_database
+from qanat.control.store import database as database_module
+from qanat.control.store.database import Database
 from qanat.control.store.tables import EPOCH, Table
 from qanat.control.store.vault import Key, Vault, unwrap, wrap
 from tests.support.control import control_config
@@ -38,6 +42,26 @@ async def test_sqlite_waits_for_its_turn_and_survives_a_power_cut(tmp_path: Path
         assert (await session.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
         assert (await session.execute(text("PRAGMA synchronous"))).scalar_one() == 2
         assert (await session.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1
+
+
+async def test_nobody_waits_for_all_who_wait_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT", 0.5)
+    database = Database(f"sqlite:///{tmp_path / 'control.db'}")
+
+    async def write() -> None:
+        async with database.write() as session:
+            await session.connection()
+
+    await write()
+    other = sqlite3.connect(tmp_path / "control.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        async with asyncio.timeout(3):
+            outcomes = await asyncio.gather(*(write() for _ in range(20)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    finally:
+        other.close()
+        await database.close()
 
 
 def test_a_sealed_value_opens_in_its_place_only() -> None:

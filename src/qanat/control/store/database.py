@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from qanat.control.errors import StoreUnavailable
 
 BUSY_TIMEOUT = 15.0
-"""Seconds a SQLite statement waits for another process's write."""
+"""Seconds that a write waits for its turn, and then a SQLite statement for another process's write."""
 POOL_SIZE = 10
 _DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
 
@@ -64,7 +64,11 @@ class Database:
         """A transaction, committed on leaving and rolled back on an exception. Raises `StoreUnavailable`."""
         async with AsyncExitStack() as stack:
             if self.is_sqlite:
-                await stack.enter_async_context(self._writing)
+                try:
+                    async with asyncio.timeout(BUSY_TIMEOUT):
+                        await stack.enter_async_context(self._writing)
+                except TimeoutError:
+                    raise StoreUnavailable from None  # else each would wait for all before it, one after the other
             async with self._session(self._writer) as session, session.begin():
                 yield session
 
