@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -225,3 +226,33 @@ def test_one_organization_does_not_see_anothers_events(control: ControlThread, t
     with control.new_tenant().as_operator() as other:
         assert tunnel not in other.get("/admin/v1/events").text
         assert other.get("/admin/v1/events", params={"tunnel_id": tunnel}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"time": "2026-08-01T09:30:20"},
+        {"time": "9999-12-31T23:59:59-23:00"},
+        {"time": "0001-01-01T00:00:00Z"},
+        {"kind": "call", "fields": {"duration_ms": float("inf")}},
+        {"fields": {"streams_open": float("nan")}},
+        {"node": "edge\0"},
+        {"tunnel_id": "tnl_\0"},
+        {"tunnel_id": "t" * 200},
+    ],
+)
+def test_what_no_database_could_hold_is_refused_for_good(tenant: Tenant, odd: dict[str, Any]) -> None:
+    """A node tells a batch again until it hears a 204 or a 400: after a 500 it would never tell of anything else."""
+    event = {"time": NOW.isoformat(), "node": "edge-1", "kind": "connector_refused", "tunnel_id": new_tunnel(tenant)}
+    body = json.dumps({"events": [event | odd]})
+    with tenant.http(EDGE_KEY) as edge:
+        answer = edge.post("/internal/v1/events", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    with tenant.as_operator() as http:
+        ok(http.get("/admin/v1/events"))
+
+
+def test_a_connection_number_is_one_that_can_be_kept(tenant: Tenant) -> None:
+    tunnel = new_tunnel(tenant)
+    tell(tenant, tunnel, connection("connector_registered", 2**70))
+    assert connectors(tenant, tunnel) == [0]

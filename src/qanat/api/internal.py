@@ -17,13 +17,16 @@ as a SHA-256 of its raw secret bytes, so an edge can check tokens while the cont
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, SecretStr
 
 from qanat.ids import OrganizationID, TunnelID, WorkspaceID
+
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_NO_NUL = r"^[^\x00]*$"
 
 
 class Message(BaseModel):
@@ -59,10 +62,19 @@ class Change(Message):
     domain: str | None = None
 
 
-class Event(Message):
-    """Something an operator wants to see: stored by the control plane, shown in the console."""
+def _can_be_shown(moment: datetime) -> datetime:
+    if not _FIRST <= moment <= _LAST:
+        raise ValueError("must be a time from 1970 to 9999")
+    return moment
 
-    time: datetime
+
+class Event(Message):
+    """Something an operator wants to see: stored by the control plane, shown in the console.
+
+    What no database could hold is no event: such a batch is refused and dropped, instead of told again for ever.
+    """
+
+    time: Annotated[AwareDatetime, AfterValidator(_can_be_shown)]
     kind: Literal[
         "connector_registered",
         "connector_lost",
@@ -75,9 +87,9 @@ class Event(Message):
         "call",
         "canary",
     ]
-    node: str
-    tunnel_id: TunnelID | None = None
-    fields: dict[str, str | int | float | bool | None] = {}
+    node: Annotated[str, Field(pattern=_NO_NUL)]
+    tunnel_id: Annotated[TunnelID, Field(max_length=128, pattern=_NO_NUL)] | None = None
+    fields: dict[str, str | int | FiniteFloat | bool | None] = {}
 
 
 class EventBatch(Message):

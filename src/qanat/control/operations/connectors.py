@@ -131,7 +131,7 @@ def _instance(fields: dict[str, Any]) -> str:
 
 def _connection_of(event: Event) -> tuple[str, int]:
     index = event.fields.get("conn_index")
-    return str(event.fields.get("connector_id", ""))[:64], index if isinstance(index, int) else 0
+    return str(event.fields.get("connector_id", ""))[:64], index if isinstance(index, int) and 0 <= index < 2**31 else 0
 
 
 def short(fields: dict[str, Any]) -> dict[str, Any]:
