@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import ssl
 import threading
@@ -38,7 +37,6 @@ class Provider:
         self.fetched: list[str] = []
         self.down = False
         self.keys_path = "/keys"
-        self.packed = False
         self.meanwhile: Callable[[], object] = lambda: None
         """What happens while somebody waits for the keys."""
         ca = throwaway_ca("provider")
@@ -75,9 +73,6 @@ class Provider:
         body = json.dumps(documents.get(request.path, {})).encode()
         request.send_response(503 if self.down else 302 if request.path == "/moved" else 200)
         request.send_header("location", f"{self.url}/keys")
-        if self.packed:
-            body = gzip.compress(body)
-            request.send_header("content-encoding", "gzip")
         request.send_header("content-length", str(len(body)))
         request.end_headers()
         request.wfile.write(body)
@@ -407,14 +402,6 @@ def test_a_bug_with_one_issuer_keeps_no_other_from_being_polled(
     monkeypatch.setattr(Fetcher, "discover", broken)
     tenant.control.run(tenant.control.operations.housekeeping.poll_issuers())
     assert len(asked) == 2
-
-
-def test_a_packed_answer_is_never_unpacked(relaxed: tuple[Tenant, SteppedClock], provider: Provider) -> None:
-    """However short it is: of 300 KB it could make 300 MB."""
-    federated = discovered(relaxed[0], provider)
-    provider.packed = True
-    assert federated.exchange().status_code == 401
-    assert federated.reasons() == ["jwks_unavailable"]
 
 
 @pytest.mark.parametrize("change", ["/archive", ""])

@@ -109,8 +109,7 @@ class Fetcher:
         literal = f"[{address}]" if address.version == 6 else str(address)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         authority = host if parts.port is None else f"{host}:{parts.port}"
-        # Unpacked, what fits into one read could be a thousand times as long: nothing packed is taken.
-        headers = {"accept": "application/json", "accept-encoding": "identity", "host": authority, **more}
+        headers = {"accept": "application/json", "host": authority, **more}
         timeout = httpx2.Timeout(TOTAL_TIMEOUT, connect=CONNECT_TIMEOUT)
         verify = ssl.create_default_context(cadata=ca_pem) if ca_pem else ssl.create_default_context()
         async with (
@@ -124,7 +123,7 @@ class Fetcher:
             ) as response,
         ):
             body = b""
-            async for chunk in response.aiter_raw():
+            async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_DOCUMENT:
                     raise FetchFailed("the document is larger than 1 MiB")
