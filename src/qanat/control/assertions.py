@@ -180,7 +180,7 @@ def usable_keys(keys: Sequence[object]) -> list[dict[str, Any]]:
 
 
 def _usable(key: Mapping[str, Any]) -> dict[str, Any] | None:
-    public = {name: key[name] for name in _PUBLIC_MEMBERS if name in key}
+    public = {name: key[name] for name in _PUBLIC_MEMBERS if key.get(name) is not None}
     if not all(_is_text(value) for value in public.values()):  # a number such as NaN is more than a database can hold
         return None
     try:

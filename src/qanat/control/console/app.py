@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from qanat.control.console import agents, audit, identity, keys, playground, signin, tunnels
-from qanat.control.console.pages import HERE, Handler, Pages, Visit, check_text, go, read_form, render
+from qanat.control.console.pages import HERE, Handler, Pages, Visit, go, read_form, render
 from qanat.control.errors import AuthenticationFailed, Invalid, NotFound, PermissionDenied, Refused
 from qanat.control.operations import Operations
 from qanat.control.operations.workspaces import OlderPageRequest
@@ -67,7 +67,6 @@ def _guard(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         except AuthenticationFailed:
             return signin.to_sign_in(request)
         request.state.actor_id = session.user
-        check_text(*request.path_params.values(), *request.query_params.values())
         if request.method != "GET":
             check_origin(request)
             request.state.form = await read_form(request)
