@@ -81,16 +81,6 @@ def test_without_a_rule_no_tunnel_is_made_and_what_was_typed_stays(tenant: Tenan
     assert "<td>" not in person.get("/tunnels?show=all").text
 
 
-def test_a_rule_that_was_created_is_chosen_when_its_tunnel_was_refused(tenant: Tenant) -> None:
-    person = sign_in(tenant)
-    fields = {"rule_name": "deploy", "subject_prefix": "x", **parts(tenant)}
-    refused = person.post("/tunnels", name="", programmatic="on", rule="new", **fields)
-    assert refused.status_code == 400
-    chosen = re.search(r'<option value="(fdrl_[^"]+)" selected>', refused.text)
-    assert chosen is not None
-    assert "Tunnel created" in person.post("/tunnels", name="a", programmatic="on", rule=chosen[1], **fields).text
-
-
 def test_a_viewer_sees_no_form_but_why(tenant: Tenant) -> None:
     page = text_of(sign_in(tenant, "viewer").get("/tunnels"))
     assert "Set up programmatic access" not in page

@@ -34,12 +34,10 @@ async def choices(visit: Visit) -> tuple[list[Rule], list[Issuer], list[ServiceA
 async def set_up(visit: Visit) -> None:
     """Enable the chosen rule, or a new one, here. Raises `Invalid` and what creating a rule raises."""
     operations, actor, workspace_id = visit.operations, visit.actor, visit.session.workspace_id
-    form = visit.request.state.form
-    chosen = form.get("rule", "")
+    chosen = visit.request.state.form.get("rule", "")
     if chosen == NEW:
         change = replace(read_rule(visit, "rule_name"), oauth_scope=MANAGE_TUNNELS)  # whatever the form said
         rule = await operations.rules.create(actor, change)
-        form["rule"] = rule.id  # should the tunnel be refused, the form comes back with what there is now
     else:
         rule = next((rule for rule in (await choices(visit))[0] if rule.id == chosen), None) or _no_rule()
         if not rule.applies_to_all_workspaces and workspace_id not in rule.workspace_ids:
